@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: demo test lint bench format clean
+
+# All set-up: a virtual environment with the pinned versions; runs again when the pins change.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The main job end to end on pictures that it draws: convert, verify, look, stream.
+demo: $(VENV)/.ready
+	$(BIN)/neva-prep demo demo-data --overwrite
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Each prints a table and writes benchmarks/results/<name>.json.
+bench: $(VENV)/.ready
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo-data build dist *.egg-info

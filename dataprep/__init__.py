@@ -1,0 +1,1 @@
+"""From a raw source to verified shards: read, plan, check, write, index, report."""

@@ -1,0 +1,1 @@
+"""Conversation templates: messages become text with trained character spans, then tokens and labels."""

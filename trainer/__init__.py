@@ -1,0 +1,1 @@
+"""The bundled trainer: NeVA on megatron-core, fed by the streaming loaders."""
