@@ -63,7 +63,7 @@ def root() -> None:
 
 
 def main() -> None:
-    """Entry point: a NevaPrepError becomes one clear message and an exit code, never a traceback."""
+    """Entry point: a NevaPrepError becomes one message and an exit code."""
     try:
         root(standalone_mode=False)
     except NevaPrepError as error:

@@ -84,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sample_key(ordinal: int) -> str:
-    """Key of a sample: the zero-padded index of its record in the source; no dots, always unique."""
+    """Key of a sample: the zero-padded index of its record in the source; no dots, unique."""
     return f"{ordinal:09d}"
 
 

@@ -1,1 +1,1 @@
-"""Conversation templates: messages become text with trained character spans, then tokens and labels."""
+"""Conversation templates: messages become text with trained spans, then tokens and labels."""
