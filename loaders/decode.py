@@ -1,0 +1,140 @@
+"""Image bytes become an RGB picture; one rule for every odd kind of image."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import ImageError
+
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "PPM",
+    "ICO",
+    "JPEG2000",
+)
+"""Pillow's readers that may see the bytes. Others are rarely tested, or run programs (EPS)."""
+DEFAULT_MAX_PIXELS = 89_478_485
+"""Width x height; Pillow itself refuses more than twice this."""
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(
+    data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image"
+) -> Image.Image:
+    """Decode an image into RGB, as a viewer on a white page would show it.
+
+    - EXIF orientation: applied, so the picture stands upright. Unreadable EXIF counts as none.
+    - Palette: looked up.
+    - Transparency (alpha, or a transparent colour): laid over white.
+    - CMYK and other colour spaces: Pillow's plain conversion; colour profiles are not applied.
+    - 16 bits per channel: the upper 8 bits.
+    - 32-bit integers and floats, which have no agreed white: stretched from their smallest to their
+      largest finite value.
+    - Several frames or pages: the first.
+
+    Args:
+        data: the whole file.
+        max_pixels: largest width x height; checked on the header, before anything is decoded.
+        name: key or path, for messages.
+
+    Returns:
+        Picture in mode RGB, 8 bits per channel.
+
+    Raises:
+        ImageError: no image of a known format, over the limit, or damaged.
+    """
+    with _opened(data, name) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(
+                f"{name}: is {width} x {height} pixels, more than the limit of {max_pixels:,}; "
+                "shrink the image, or raise max_pixels if you trust it",
+                reason="too_many_pixels",
+            )
+        orientation = _orientation(image)
+        picture = _to_rgb(image)
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+
+
+def image_size(data: bytes, *, name: str = "image") -> tuple[int, int]:
+    """Width and height of an image from its header, before any EXIF rotation.
+
+    Raises:
+        ImageError: no image of a known format, or a damaged header.
+    """
+    with _opened(data, name) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """An image whose header is read; whatever Pillow raises on it becomes an ImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                yield image
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {error}; shrink it", reason="too_many_pixels") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: is no image of a known format; it begins with {data[:12]!r}; replace it",
+            reason="not_an_image",
+        ) from error
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files.
+        finding = " ".join((str(error) or type(error).__name__).split())[:200]
+        raise ImageError(
+            f"{name}: cannot be decoded: {finding}; replace the image", reason="corrupt_image"
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:  # Damaged EXIF raises nearly anything, and the pixels do not depend on it.
+        return None
+    return orientation if isinstance(orientation, int) else None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(upper).convert("RGB")
+    if image.mode in ("I", "F"):
+        return _stretch(np.asarray(image).astype(np.float64)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _stretch(values: np.ndarray) -> Image.Image:
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    scaled = (np.where(finite, values, low) - low) / ((high - low) or 1.0) * 255
+    return Image.fromarray(scaled.round().astype(np.uint8))
