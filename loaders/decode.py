@@ -14,7 +14,6 @@ from ..errors import ImageError
 
 FORMATS = (
     "JPEG",
-    "MPO",
     "PNG",
     "GIF",
     "WEBP",
@@ -25,7 +24,10 @@ FORMATS = (
     "ICO",
     "JPEG2000",
 )
-"""Pillow's readers that may see the bytes. Others are rarely tested, or run programs (EPS)."""
+"""Pillow's readers that may see the bytes. Others are rarely tested, or run programs (EPS).
+
+MPO, a JPEG with more pictures behind the first, is read by the one for JPEG.
+"""
 DEFAULT_MAX_PIXELS = 89_478_485
 """Width x height; Pillow itself refuses more than twice this."""
 
