@@ -22,8 +22,9 @@ from megatron.energon.metadataset.loader_interface import LoadedDataset
 
 from ..errors import ConfigError, NevaPrepError, ShardError
 from .decode import DEFAULT_MAX_PIXELS
+from .metadataset import check_metadataset
 from .sample import ConversationSample, FailedSample, cook_or_fail
-from .trust import TrustedDataset, check_dataset, check_metadataset
+from .trust import TrustedDataset, check_dataset
 
 _PARALLEL_SHARDS = 16
 """Shards that a worker reads in turns when it shuffles."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -25,29 +24,14 @@ from .format import DATASET_FILE, INFO_FILE, SPLIT_FILE
 MODULE = "megatron.energon"
 DATASET_CLASSES = {"CrudeWebdataset": frozenset({"subflavors"})}
 """Classes that dataset.yaml may name -> further keys that it may then hold."""
-METADATASET_CLASSES = frozenset({"MetadatasetV2", "Metadataset"})
 MAX_SHARDS = 1_000_000
-MAX_NESTING = 8
-"""Metadatasets within metadatasets."""
 
-_CODE_KEYS = frozenset({"__module__", "__class__", "__function__"})
+CODE_KEYS = frozenset({"__module__", "__class__", "__function__"})
 _RUNS_CODE = {
     "sample_loader": "names a Python file that energon would run",
     "part_filter": "can name a Python file that energon would run",
     "joiner": "names a function that energon would import",
 }
-_REFERENCE_KEYS = frozenset(
-    {
-        "path",
-        "split_part",
-        "subflavors",
-        "weight",
-        "repetitions",
-        "subset",
-        "shuffle_over_epochs_multiplier",
-    }
-)
-_NESTED_KEYS = frozenset({"blend", "blend_epochized", "datasets"})
 _NUMBER_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 
 
@@ -78,8 +62,8 @@ def check_dataset(path: str | os.PathLike[str]) -> TrustedDataset:
     """
     dataset = Path(path)
     shard_samples = read_shard_samples(dataset)
-    subflavors = _check_dataset_yaml(dataset / DATASET_FILE)
-    splits, excluded_samples = _check_split_yaml(dataset / SPLIT_FILE)
+    subflavors = check_dataset_yaml(dataset / DATASET_FILE)
+    splits, excluded_samples = check_split_yaml(dataset / SPLIT_FILE)
     for split, shards in splits.items():
         if unknown := [name for name in shards if name not in shard_samples]:
             raise ShardError(
@@ -93,37 +77,6 @@ def check_dataset(path: str | os.PathLike[str]) -> TrustedDataset:
         excluded_samples=excluded_samples,
         subflavors=subflavors,
     )
-
-
-def check_metadataset(path: str | os.PathLike[str], *, _depth: int = 0) -> list[Path]:
-    """Check a metadataset file and every dataset that it refers to.
-
-    Returns:
-        The dataset folders, in the order in which the file names them.
-
-    Raises:
-        UntrustedDatasetError: the file, or a dataset under it, asks for more than the allowlist
-            grants, or leads out of the file's folder.
-        ShardError: a file is missing or damaged.
-    """
-    file = Path(path)
-    if _depth > MAX_NESTING:
-        _refuse(file, "", f"nests metadatasets more than {MAX_NESTING} deep", "flatten it")
-    config = read_plain_yaml(file)
-    _check_class(file, config, METADATASET_CLASSES)
-    _check_keys(file, "", config, _CODE_KEYS | {"splits"})
-    splits = config.get("splits")
-    if not isinstance(splits, dict):
-        raise ShardError(f"{file}: has no 'splits'; see energon's documentation of metadatasets")
-    datasets: list[Path] = []
-    for split, node in splits.items():
-        for where, reference in _references(file, f"splits.{split}", node):
-            target = _resolve_inside(file, where, reference)
-            if target.is_dir():
-                datasets.append(check_dataset(target).path)
-            else:
-                datasets.extend(check_metadataset(target, _depth=_depth + 1))
-    return datasets
 
 
 def read_shard_samples(dataset: Path) -> dict[str, int]:
@@ -194,33 +147,45 @@ def expand_shard_names(file: Path, patterns: list[str]) -> list[str]:
         for start, end in _NUMBER_RANGE.findall(pattern):
             # braceexpand would build the whole range in memory.
             if len(start) > 12 or len(end) > 12 or abs(int(end) - int(start)) > MAX_SHARDS:
-                _refuse(file, pattern, f"stands for more than {MAX_SHARDS:,} shards", "correct it")
+                refuse(file, pattern, f"stands for more than {MAX_SHARDS:,} shards", "correct it")
         room = MAX_SHARDS - len(names)
         names.extend(islice(braceexpand.braceexpand(pattern), room + 1))
         if len(names) > MAX_SHARDS:
-            _refuse(file, pattern, f"stands for more than {MAX_SHARDS:,} shards", "correct it")
+            refuse(file, pattern, f"stands for more than {MAX_SHARDS:,} shards", "correct it")
     for name in names:
         _check_shard_name(file, name)
     return names
 
 
-def _check_dataset_yaml(file: Path) -> dict[str, Any]:
+def check_dataset_yaml(file: Path) -> dict[str, Any]:
+    """The subflavors that dataset.yaml sets.
+
+    Raises:
+        UntrustedDatasetError: it names another class than those allowed, or any other key.
+        ShardError: it is missing or damaged.
+    """
     config = read_plain_yaml(file)
-    class_name = _check_class(file, config, frozenset(DATASET_CLASSES))
+    class_name = check_class(file, config, frozenset(DATASET_CLASSES))
     further = DATASET_CLASSES[class_name]
-    _check_keys(file, "", config, _CODE_KEYS - {"__function__"} | further)
+    check_keys(file, "", config, CODE_KEYS - {"__function__"} | further)
     subflavors = config.get("subflavors") or {}
     if not isinstance(subflavors, dict):
         raise ShardError(f"{file}: 'subflavors' is no map; write it as 'key: value' lines")
-    _refuse_code(file, "subflavors", subflavors)
+    refuse_code(file, "subflavors", subflavors)
     return subflavors
 
 
-def _check_split_yaml(file: Path) -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
+def check_split_yaml(file: Path) -> tuple[dict[str, tuple[str, ...]], frozenset[str]]:
+    """The shards of each split, and the samples (`shard/key`) that are left out.
+
+    Raises:
+        UntrustedDatasetError: a shard lies outside the dataset.
+        ShardError: it is missing or damaged.
+    """
     config = read_plain_yaml(file)
     if not isinstance(config, dict):
         raise ShardError(f"{file}: is no map; convert again")
-    _check_keys(file, "", config, frozenset({"split_parts", "exclude"}))
+    check_keys(file, "", config, frozenset({"split_parts", "exclude"}))
     try:
         patterns = msgspec.convert(config.get("split_parts"), dict[str, list[str]])
         excluded = msgspec.convert(config.get("exclude") or [], list[str])
@@ -234,12 +199,13 @@ def _check_split_yaml(file: Path) -> tuple[dict[str, tuple[str, ...]], frozenset
     return splits, frozenset(name for name in excluded if "/" in name)
 
 
-def _check_class(file: Path, config: Any, allowed: frozenset[str]) -> str:
+def check_class(file: Path, config: Any, allowed: frozenset[str]) -> str:
+    """The class of energon that a file names; any other than those allowed is refused."""
     if not isinstance(config, dict):
         raise ShardError(f"{file}: is no map; convert again")
     named = config.get("__class__", config.get("__function__"))
     if "__function__" in config or config.get("__module__") != MODULE or named not in allowed:
-        _refuse(
+        refuse(
             file,
             "",
             f"asks energon to import {config.get('__module__')}.{named}",
@@ -248,57 +214,32 @@ def _check_class(file: Path, config: Any, allowed: frozenset[str]) -> str:
     return str(named)
 
 
-def _check_keys(file: Path, where: str, node: dict[str, Any], allowed: frozenset[str]) -> None:
+def check_keys(file: Path, where: str, node: dict[str, Any], allowed: frozenset[str]) -> None:
+    """Refuse a map that has any key but those allowed."""
     for key in node:
         if key not in allowed:
             finding = _RUNS_CODE.get(key, "is not on the allowlist")
-            _refuse(file, f"{where}.{key}".lstrip("."), finding, "remove it")
+            refuse(file, f"{where}.{key}".lstrip("."), finding, "remove it")
 
 
-def _references(file: Path, where: str, node: Any) -> Iterator[tuple[str, str]]:
-    """Every dataset path below a node of a metadataset, with its place in the file."""
-    if not isinstance(node, dict):
-        raise ShardError(f"{file}: {where} is no map; see energon's documentation of metadatasets")
-    _check_keys(file, where, node, _REFERENCE_KEYS | _NESTED_KEYS)
-    for key in ("subflavors", "subset"):
-        _refuse_code(file, f"{where}.{key}", node.get(key))
-    if "path" in node:
-        yield f"{where}.path", str(node["path"])
-    for key in sorted(_NESTED_KEYS & node.keys()):
-        if not isinstance(node[key], list):
-            raise ShardError(f"{file}: {where}.{key} is no list; see energon's documentation")
-        for number, child in enumerate(node[key]):
-            yield from _references(file, f"{where}.{key}[{number}]", child)
-
-
-def _refuse_code(file: Path, where: str, value: Any) -> None:
+def refuse_code(file: Path, where: str, value: Any) -> None:
     """Refuse a plain value that has, at any depth, a key that makes energon import something."""
     if isinstance(value, dict):
         for key, child in value.items():
-            if key in _CODE_KEYS:
-                _refuse(file, where, "asks energon to import and call code", "use plain values")
-            _refuse_code(file, f"{where}.{key}", child)
+            if key in CODE_KEYS:
+                refuse(file, where, "asks energon to import and call code", "use plain values")
+            refuse_code(file, f"{where}.{key}", child)
     elif isinstance(value, list):
         for number, child in enumerate(value):
-            _refuse_code(file, f"{where}[{number}]", child)
-
-
-def _resolve_inside(file: Path, where: str, reference: str) -> Path:
-    folder = file.parent.resolve()
-    target = (folder / reference).resolve()
-    if "://" in reference or not target.is_relative_to(folder):
-        _refuse(file, where, f"leads out of {folder}: {reference!r}", "move the dataset there")
-    if not target.exists():
-        raise ShardError(f"{file}: {where} names {target}, which does not exist; correct the path")
-    return target
+            refuse_code(file, f"{where}[{number}]", child)
 
 
 def _check_shard_name(file: Path, name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or "://" in name:
-        _refuse(file, name, "leads out of the dataset", "name shards by their place in it")
+        refuse(file, name, "leads out of the dataset", "name shards by their place in it")
     if path.suffix != ".tar":
-        _refuse(file, name, "is no .tar", "list shards only")
+        refuse(file, name, "is no .tar", "list shards only")
 
 
 def _check_mapping_keys(file: Path, node: yaml.Node) -> None:
@@ -316,10 +257,11 @@ def _check_mapping_keys(file: Path, node: yaml.Node) -> None:
 
 def _refuse_yaml(file: Path, at: yaml.Event | yaml.Node, what: str) -> NoReturn:
     line = at.start_mark.line + 1 if at.start_mark else 1
-    _refuse(file, f"line {line}", f"has {what}", "write plain maps, lists and values")
+    refuse(file, f"line {line}", f"has {what}", "write plain maps, lists and values")
 
 
-def _refuse(file: Path, where: str, finding: str, way_out: str) -> NoReturn:
+def refuse(file: Path, where: str, finding: str, way_out: str) -> NoReturn:
+    """Raise the UntrustedDatasetError for a place in a file."""
     place = f"{file}: {where}" if where else f"{file}:"
     raise UntrustedDatasetError(
         f"{place} {finding}; a dataset may not run code or reach outside itself: {way_out}"
