@@ -65,7 +65,7 @@ def root() -> None:
 def main() -> None:
     """Entry point: a NevaPrepError becomes one message and an exit code."""
     try:
-        root(standalone_mode=False)
+        sys.exit(root(standalone_mode=False) or 0)
     except NevaPrepError as error:
         click.echo(f"neva-prep: {error}", err=True)
         sys.exit(error.exit_code)

@@ -1,0 +1,96 @@
+"""What makes a conversation fit to train on, apart from its image files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ..errors import RecordError
+from ..loaders.format import IMAGE_PLACEHOLDER
+from .readers.record import Record, Turn
+
+_DIALOGUE = ("human", "gpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholders:
+    """How often `<image>` stands in a conversation."""
+
+    asked: int
+    """In human turns: each one is a place for an image."""
+    answered: int
+    """In gpt and system turns: plain text."""
+
+
+def check_turns(turns: list[Turn]) -> Placeholders:
+    """Check the roles and texts of a conversation.
+
+    Raises:
+        RecordError: with the reason; the message names the turn and lacks the record's place.
+    """
+    if not turns:
+        _reject("empty_conversation", "the conversation is empty")
+    first = 1 if turns[0].role == "system" else 0
+    if first == len(turns):
+        _reject("empty_conversation", "the conversation is only a system turn")
+    asked = answered = 0
+    for number, turn in enumerate(turns):
+        # The usual turn passes both tests; only a bad one is looked at closer.
+        is_human = (number - first) % 2 == 0
+        if number >= first and turn.role != _DIALOGUE[not is_human]:
+            _reject_role(turns, number, first)
+        value = turn.value
+        if not value or value.isspace():
+            _reject("empty_value", f"turn {number} ({turn.role}) has an empty 'value'")
+        if "\0" in value:
+            _reject("nul_in_text", f"turn {number} ({turn.role}) holds a NUL character")
+        if "<" in value:
+            count = value.count(IMAGE_PLACEHOLDER)
+            if number >= first and is_human:
+                asked += count
+            else:
+                answered += count
+    if turns[-1].role != "gpt":
+        _reject("no_answer", f"the last turn ({len(turns) - 1}) is {turns[-1].role!r}, not 'gpt'")
+    return Placeholders(asked, answered)
+
+
+def check_placeholders(record: Record, placeholders: Placeholders, *, insert: bool) -> bool:
+    """Count placeholders against images.
+
+    Args:
+        record: the record.
+        placeholders: those found in it.
+        insert: whether an image record without any placeholder may be repaired.
+
+    Returns:
+        Whether placeholders are to be inserted.
+
+    Raises:
+        RecordError: the counts differ.
+    """
+    images = len(record.images)
+    if placeholders.asked == images:
+        return False
+    if placeholders.asked == 0:
+        if insert:
+            return True
+        _reject("placeholder_missing", f"has {images} image(s) but no '{IMAGE_PLACEHOLDER}'")
+    _reject(
+        "placeholder_mismatch",
+        f"human turns have {placeholders.asked} '{IMAGE_PLACEHOLDER}' for {images} image(s)",
+    )
+
+
+def _reject_role(turns: list[Turn], number: int, first: int) -> NoReturn:
+    role = turns[number].role
+    if role not in ("human", "gpt", "system") or role == "system":
+        where = "not at the start" if role == "system" else "not a known role"
+        _reject("unknown_role", f"turn {number} is from {role!r}, which is {where}")
+    if number == first:
+        _reject("starts_with_answer", f"turn {number} is from {role!r}; a human must begin")
+    _reject("roles_not_alternating", f"turns {number - 1} and {number} are both from {role!r}")
+
+
+def _reject(reason: str, message: str) -> NoReturn:
+    raise RecordError(message, reason=reason)

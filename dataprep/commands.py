@@ -1,0 +1,170 @@
+"""The commands that prepare data: each parses, calls one function, and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from .report import ConvertReport
+
+_CONVERT_EXAMPLES = """\b
+Examples:
+  neva-prep convert llava_v1_5_mix665k.json --images data/ --out shards/
+  neva-prep convert chat.jsonl --images img/ --out shards/ --split train=0.98,val=0.02 --shuffle 1
+  neva-prep convert chat.jsonl --images img/ --dry-run
+  neva-prep convert chat.jsonl --images img/ --out shards/ --resume
+  neva-prep convert --retry shards/quarantine.jsonl
+\b
+Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
+            4 finished with quarantined records, 130 interrupted (go on with --resume).
+"""
+
+
+@click.command(epilog=_CONVERT_EXAMPLES)
+@click.argument("source", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--images", type=click.Path(), help="Folder of the images.  [default: the source's folder]"
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the dataset; new or empty."
+)
+@click.option("--shard-size", default="1GB", show_default=True, help="Largest size of a shard.")
+@click.option(
+    "--shard-count", default=100_000, show_default=True, help="Most samples in one shard."
+)
+@click.option(
+    "--split", default="train=1", show_default=True, help="Shares, e.g. train=0.98,val=0.02."
+)
+@click.option("--shuffle", type=int, metavar="SEED", help="Shuffle the records with this seed.")
+@click.option(
+    "--placeholder",
+    type=click.Choice(["reject", "insert"]),
+    default="reject",
+    show_default=True,
+    help="An image record without any '<image>'.",
+)
+@click.option(
+    "--check",
+    type=click.Choice(["header", "decode", "none"]),
+    default="header",
+    show_default=True,
+    help="How closely to look at images.",
+)
+@click.option(
+    "--pixel-limit", default=89_478_485, show_default=True, help="Most pixels of an image."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["quarantine", "fail"]),
+    default="quarantine",
+    show_default=True,
+    help="What a bad record does.",
+)
+@click.option("--max-errors", metavar="N|P%", help="Stop beyond so many rejected records.")
+@click.option("--limit", type=int, help="Only the first so many records.")
+@click.option(
+    "--workers", type=int, default=os.cpu_count() or 1, help="Processes.  [default: all cores]"
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
+@click.option("--overwrite", is_flag=True, help="Replace the dataset in --out.")
+@click.option(
+    "--retry",
+    type=click.Path(path_type=Path),
+    metavar="QUARANTINE",
+    help="Convert what has been fixed of OUT/quarantine.jsonl, as new shards of OUT.",
+)
+@click.option("--dry-run", is_flag=True, help="Plan and check everything, write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--quiet", is_flag=True, help="Print no progress and no report.")
+@click.pass_context
+def convert(ctx: click.Context, **given: Any) -> None:
+    """Turn SOURCE (LLaVA JSON or JSONL) and its images into verified shards.
+
+    Every record ends up in the dataset or in OUT/quarantine.jsonl with its reason. The output is a
+    WebDataset and a megatron-energon dataset; its bytes depend on source, options and seed alone.
+    """
+    from .options import ConvertOptions, parse_max_errors, parse_size, parse_split
+    from .progress import ProgressBar, stderr_console
+    from .watch import Watch
+
+    options = ConvertOptions(
+        shard_size_bytes=parse_size(given["shard_size"]),
+        shard_count=given["shard_count"],
+        split=parse_split(given["split"]),
+        shuffle=given["shuffle"],
+        placeholder=given["placeholder"],
+        check=given["check"],
+        pixel_limit=given["pixel_limit"],
+        limit=given["limit"],
+        on_error=given["on_error"],
+        max_errors=None if given["max_errors"] is None else parse_max_errors(given["max_errors"]),
+        workers=given["workers"],
+        resume=given["resume"],
+        overwrite=given["overwrite"],
+        dry_run=given["dry_run"],
+    )
+    try:
+        if given["quiet"] or given["as_json"]:
+            report = _convert(given, options, Watch())
+        else:
+            with ProgressBar(stderr_console(), dry_run=options.dry_run) as bar:
+                report = _convert(given, options, bar)
+    except KeyboardInterrupt:
+        click.echo(
+            "neva-prep: interrupted; finished shards are kept. Go on with the same command and "
+            "--resume",
+            err=True,
+        )
+        ctx.exit(130)
+    _print_report(report, given)
+    ctx.exit(3 if not report.samples else 4 if report.rejected else 0)
+
+
+def _convert(given: dict[str, Any], options: Any, watch: Any) -> ConvertReport:
+    if given["retry"] is not None:
+        from .retry import retry
+
+        return retry(given["retry"], images=given["images"], options=options, watch=watch)
+    from .convert import convert
+
+    if given["source"] is None:
+        raise click.UsageError("give the SOURCE to convert, or --retry OUT/quarantine.jsonl")
+    if given["out"] is None and not options.dry_run:
+        raise click.UsageError("give --out, the folder for the dataset, or --dry-run")
+    images = given["images"] or given["source"].parent
+    return convert(given["source"], images, given["out"] or Path("dry-run"), options, watch)
+
+
+def _print_report(report: ConvertReport, given: dict[str, Any]) -> None:
+    if given["as_json"]:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    elif not given["quiet"]:
+        from rich.console import Console
+
+        from .show_report import show_report
+
+        show_report(report, Console(highlight=False))
+    if not report.samples:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejections.items())
+        click.echo(
+            f"neva-prep: all {report.records:,} records were rejected ({reasons}); no dataset was "
+            f"made. {_advice(report)}",
+            err=True,
+        )
+    elif report.rejected and not report.dry_run and not given["as_json"] and not given["quiet"]:
+        click.echo(
+            f"{report.rejected:,} records are in {report.out}/quarantine.jsonl; fix them or their "
+            f"images, then: neva-prep convert --retry {report.out}/quarantine.jsonl",
+            err=True,
+        )
+
+
+def _advice(report: ConvertReport) -> str:
+    if set(report.rejections) == {"missing_image"}:
+        return f"Is --images the right folder? {report.examples['missing_image'][0]}"
+    return "The first one: " + next(iter(report.examples.values()))[0]

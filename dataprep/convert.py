@@ -1,0 +1,207 @@
+"""The front door: a source and its images become a dataset."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import RecordError
+from ..loaders.format import FORMAT_VERSION, Manifest, SourceEntry, read_manifest
+from .commit import commit, shard_entries, write_quarantine
+from .engine import Job, Tally, run_shards
+from .folder import ImageFolder
+from .journal import Journal
+from .options import ConvertOptions
+from .plan import Plan, make_plan
+from .quarantine import quarantine_lines
+from .report import ConvertReport, add_rejections, add_results
+from .source import Source, open_source
+from .watch import Watch
+from .workplace import workplace
+
+
+def convert(
+    source: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: ConvertOptions | None = None,
+    watch: Watch | None = None,
+) -> ConvertReport:
+    """Convert a LLaVA JSON array or JSONL file and its images to shards.
+
+    Args:
+        source: the file.
+        images: folder that the records' image paths are relative to.
+        out: folder to write; new or empty, unless options say `resume` or `overwrite`.
+        options: see ConvertOptions.
+        watch: told of the progress.
+
+    Returns:
+        What happened to every record. One without samples means that no dataset was made.
+
+    Raises:
+        ConfigError: options that cannot work, or an output that is not to be touched.
+        RecordError: the source as a whole is broken, or too many records were rejected.
+        ShardError: the disk refuses; run again with `resume`.
+    """
+    options, watch, out = options or ConvertOptions(), watch or Watch(), Path(out)
+    times: dict[str, float] = {}
+    opened = open_source(Path(source))
+    folder = ImageFolder(os.fspath(images))
+    with workplace(out, options) as journal:
+        if journal is None:
+            return stored_report(out)
+        with _timed(times, "plan"):
+            entry = _source_entry(opened, folder)
+            plan = _plan(opened, entry, folder, options, journal, watch)
+        with _timed(times, "write"):
+            job = Job(
+                source=opened.path,
+                source_name=opened.name,
+                images=folder.root,
+                options=options,
+                out=out,
+                journal=journal.folder,
+            )
+            write_shards(job, plan, journal, watch)
+        with _timed(times, "finish"):
+            watch.begin("finish", None)
+            report = plan_report(opened, plan)
+            finish(out, options, entry, report, journal, opened)
+    report.out, report.dry_run, report.seconds = os.fspath(out), options.dry_run, times
+    return report
+
+
+def stored_report(out: Path) -> ConvertReport:
+    """The report of a finished dataset."""
+    report = msgspec.convert(read_manifest(out).report, ConvertReport)
+    report.out = os.fspath(out)
+    return report
+
+
+def write_shards(job: Job, plan: Plan, journal: Journal, watch: Watch) -> None:
+    """Write the shards of a plan that are not yet there.
+
+    Raises:
+        RecordError: more records were rejected than --max-errors lets pass.
+        ShardError: the disk refuses, or a worker died.
+    """
+    pending = [shard for shard in plan.shards if not journal.is_done(shard)]
+    done = sum(shard.stop - shard.start for shard in plan.shards if shard not in pending)
+    watch.begin("write", plan.records)
+
+    def tick(tally: Tally) -> None:
+        watch.update(done + tally.records, tally.bytes, tally.rejected)
+        if tally.shard_ended:
+            _check_errors(journal, job.options, plan.records, tally.rejected)
+
+    run_shards(job, pending, job.options.workers, tick)
+    _check_errors(journal, job.options, plan.records, sum(r.rejected for r in journal.results()))
+
+
+def finish(
+    out: Path,
+    options: ConvertOptions,
+    entry: SourceEntry,
+    report: ConvertReport,
+    journal: Journal,
+    source: Source | None,
+) -> None:
+    """Complete the report, and commit the dataset unless it is a dry run."""
+    add_results(report, journal.results())
+    rows = add_rejections(report, journal.rejected())
+    lines = quarantine_lines(rows, source)
+    if options.dry_run:
+        for _ in lines:
+            pass
+        return
+    write_quarantine(out, lines)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        source=entry,
+        options=options.deciding(),
+        shards=shard_entries(journal),
+        report=report.counts(),
+    )
+    commit(out, journal, manifest)
+
+
+def plan_report(source: Source, plan: Plan) -> ConvertReport:
+    """A report that holds what is known before any shard: records, and warnings of the source."""
+    warnings = {
+        "byte_order_mark": int(source.has_byte_order_mark),
+        "duplicate_id": plan.duplicate_ids,
+        "empty_split": len(plan.empty_splits),
+        "repeated_image": plan.repeated_images,
+    }
+    examples = {"duplicate_id": plan.duplicate_examples, "empty_split": plan.empty_splits}
+    return ConvertReport(
+        records=plan.records,
+        warnings={name: count for name, count in warnings.items() if count},
+        warning_examples={name: lines for name, lines in examples.items() if lines},
+    )
+
+
+def _plan(
+    source: Source,
+    entry: SourceEntry,
+    folder: ImageFolder,
+    options: ConvertOptions,
+    journal: Journal,
+    watch: Watch,
+) -> Plan:
+    inputs: dict[str, Any] = {"source": msgspec.to_builtins(entry), **options.deciding()}
+    plan = journal.load_plan(inputs)
+    if plan is None:
+        watch.begin("plan", None)
+        plan = make_plan(
+            source,
+            folder,
+            options,
+            journal.rows,
+            progress=lambda records: watch.update(records, 0, 0),
+        )
+        journal.save_plan(plan, inputs)
+    return plan
+
+
+def _source_entry(source: Source, folder: ImageFolder) -> SourceEntry:
+    return SourceEntry(
+        name=source.name,
+        format=source.format,
+        bytes=len(source.data),
+        xxh3_128=source.fingerprint(),
+        images=folder.root,
+    )
+
+
+def _check_errors(journal: Journal, options: ConvertOptions, records: int, rejected: int) -> None:
+    limit = options.max_errors
+    if limit is None or rejected <= (limit * records if isinstance(limit, float) else limit):
+        return
+    seen = ConvertReport()
+    for _ in add_rejections(seen, journal.rejected()):
+        pass
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in seen.rejections.items())
+    first = next(iter(seen.examples.values()))[0]
+    said = f"{limit:.3%}" if isinstance(limit, float) else f"{limit:,}"
+    raise RecordError(
+        f"stopped after {rejected:,} of {records:,} records were rejected, more than --max-errors "
+        f"{said}: {reasons}; for example {first}. Correct the source, or go on with --resume and a "
+        "larger --max-errors"
+    )
+
+
+@contextmanager
+def _timed(times: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        times[stage] = round(time.perf_counter() - start, 3)

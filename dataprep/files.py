@@ -1,0 +1,67 @@
+"""Writing files so that a name never stands for half of its content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ShardError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def temporary(path: Path) -> Path:
+    """The name under which a file is written until it is whole."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of it; a single os.write may write less."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def publish(path: Path) -> None:
+    """Give a file that is written and synced its final name, durably."""
+    os.replace(temporary(path), path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file: all of it, or nothing under that name.
+
+    Raises:
+        ShardError: the disk refuses.
+    """
+    with told(path):
+        fd = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        publish(path)
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn a refusal of the operating system into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(
+            f"{path}: cannot be written: {error.strerror or error}; see to the disk, then run the "
+            "same command again with --resume"
+        ) from error

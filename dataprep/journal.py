@@ -1,0 +1,168 @@
+"""The journal of an unfinished conversion: the plan, and what became of each finished shard.
+
+It lies in OUT/.journal and is removed when the dataset is whole. A shard counts as done once its
+result is here, which is written after its tar and index are durable.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..errors import ConfigError, ShardError
+from .files import sync_folder, temporary, told, write_file
+from .plan import Plan, ShardPlan
+from .quarantine import Rejected
+from .shard import ShardResult
+
+_LOCK_SECONDS = 5.0
+
+
+class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
+    """plan.json: the plan, and what it was made from."""
+
+    inputs: dict[str, Any]
+    """Fingerprint of the source, and the options that decide the output."""
+    plan: Plan
+
+
+class _Index(msgspec.Struct):
+    index: int
+
+
+_decode_index = msgspec.json.Decoder(_Index).decode
+
+
+def save_result(folder: Path, result: ShardResult, rejected: list[Rejected]) -> None:
+    """Note in a journal's folder that a shard is done, and which records it rejected.
+
+    Raises:
+        ShardError: the disk refuses.
+    """
+    rows = sorted(rejected, key=lambda row: row.index)
+    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    write_file(folder / f"{result.name}.rejected.jsonl", lines)
+    # Last: it is what makes the shard count as done.
+    write_file(folder / f"{result.name}.json", msgspec.json.encode(result))
+
+
+class Journal:
+    """The journal folder of one conversion, locked while the object lives."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make a journal.
+
+        Raises:
+            ShardError: another conversion writes there, or the disk refuses.
+        """
+        self.folder = folder
+        with told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Workers inherit the lock: it is free once the last of them has gone.
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    self.close()
+                    raise ShardError(
+                        f"{folder.parent}: another conversion is writing here; wait for it"
+                    ) from error
+                time.sleep(0.05)
+
+    @property
+    def rows(self) -> Path:
+        """File of the plan's rows."""
+        return self.folder / "plan.npy"
+
+    def save_plan(self, plan: Plan, inputs: dict[str, Any]) -> None:
+        """Store a plan whose rows are written."""
+        content = msgspec.json.encode(PlanFile(inputs=inputs, plan=plan))
+        write_file(self.folder / "plan.json", content)
+
+    def load_plan(self, inputs: dict[str, Any]) -> Plan | None:
+        """The stored plan, or None where planning was not finished.
+
+        Raises:
+            ConfigError: it was made from another source or with other options.
+        """
+        path = self.folder / "plan.json"
+        try:
+            stored = msgspec.json.decode(path.read_bytes(), type=PlanFile)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            raise ShardError(
+                f"{path}: cannot be read ({error}); start again with --overwrite"
+            ) from error
+        same = msgspec.json.decode(msgspec.json.encode(inputs))
+        differing = [name for name in same if same[name] != stored.inputs.get(name)]
+        if differing:
+            raise ConfigError(
+                f"{self.folder.parent}: --resume needs what the conversion began with, but these "
+                f"differ: {', '.join(differing)}; give the same again, or --overwrite"
+            )
+        return stored.plan
+
+    def is_done(self, shard: ShardPlan) -> bool:
+        """Whether a shard was finished, now or before."""
+        return (self.folder / f"{shard.name}.json").exists()
+
+    def results(self) -> Iterator[ShardResult]:
+        """Every finished shard, sorted by name, one at a time."""
+        decode = msgspec.json.Decoder(ShardResult).decode
+        for path in sorted(self.folder.glob("*.tar.json")):
+            yield decode(path.read_bytes())
+
+    def rejected(self) -> Iterator[Rejected]:
+        """Every rejected record of the finished shards, in the order of the source.
+
+        Only their places are held in memory: rejected records can be as many as records.
+        """
+        together = self.folder / "rejected.tmp"
+        index, start = array("Q"), array("Q", [0])
+        with told(together), together.open("wb") as target:
+            for path in sorted(self.folder.glob("*.rejected.jsonl")):
+                with path.open("rb") as file:
+                    for line in file:
+                        index.append(_decode_index(line).index)
+                        start.append(start[-1] + len(line))
+                        target.write(line)
+        decode = msgspec.json.Decoder(Rejected).decode
+        with together.open("rb") as file:
+            for place in np.argsort(np.asarray(index), kind="stable").tolist():
+                file.seek(start[place])
+                yield decode(file.read(start[place + 1] - start[place]))
+
+    def close(self) -> None:
+        """Unlock."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def remove(self) -> None:
+        """The dataset is whole: the journal has done its work."""
+        # By a rename, so that a journal is never half there.
+        gone = temporary(self.folder)
+        os.rename(self.folder, gone)
+        sync_folder(self.folder.parent)
+        self.close()
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Forget everything, and keep the lock."""
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                path.unlink()

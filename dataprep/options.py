@@ -1,0 +1,132 @@
+"""What a user may choose about a conversion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import ConfigError
+
+PIXEL_LIMIT = 89_478_485
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+_SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Options of `convert`. The first group decides what is written, byte for byte."""
+
+    shard_size_bytes: int = 1_000_000_000
+    """A shard is closed before it exceeds this, unless a single sample does."""
+    shard_count: int = 100_000
+    """At most this many samples in a shard."""
+    split: Mapping[str, float] = field(default_factory=lambda: {"train": 1.0})
+    """Split name -> share; a record goes by the hash of its id alone."""
+    shuffle: int | None = None
+    """Seed of the order of records; None keeps the source's order."""
+    placeholder: Literal["reject", "insert"] = "reject"
+    """What to do with an image record that has no '<image>' at all."""
+    check: Literal["header", "decode", "none"] = "header"
+    """How closely images are looked at."""
+    pixel_limit: int = PIXEL_LIMIT
+    """Largest width x height of an image."""
+    limit: int | None = None
+    """Only the first so many records of the source."""
+
+    on_error: Literal["quarantine", "fail"] = "quarantine"
+    max_errors: int | float | None = None
+    """Stop beyond this many rejected records (int) or this share of all (float, 0 to 1)."""
+    workers: int = 1
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shard_size_bytes < 10_240:
+            raise ConfigError(
+                f"--shard-size {self.shard_size_bytes}: a tar has 10,240 bytes at least"
+            )
+        for name in ("shard_count", "workers", "pixel_limit"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError("--limit must be 1 or more")
+        for name, share in self.split.items():
+            if not _SPLIT_NAME.fullmatch(name) or not share > 0:
+                raise ConfigError(
+                    f"--split {name}={share:g}: a split has a name of letters, digits and '_', and "
+                    "a share above 0; leave out a split that is to be empty"
+                )
+        if not self.split:
+            raise ConfigError("--split names no split; for example train=0.98,val=0.02")
+        if self.resume and self.overwrite:
+            raise ConfigError(
+                "--resume keeps what is there, --overwrite removes it; give one of them"
+            )
+
+    def deciding(self) -> dict[str, Any]:
+        """The options that decide the bytes of the output."""
+        return {
+            "shard_size_bytes": self.shard_size_bytes,
+            "shard_count": self.shard_count,
+            "split": dict(self.split),
+            "shuffle": self.shuffle,
+            "placeholder": self.placeholder,
+            "check": self.check,
+            "pixel_limit": self.pixel_limit,
+            "limit": self.limit,
+        }
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `1GB`, `512MiB` or `1000`.
+
+    Raises:
+        ConfigError: it is no size.
+
+    Example:
+        >>> parse_size("1.5kB"), parse_size("1KiB")
+        (1500, 1024)
+    """
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ConfigError(f"{text!r} is no size; write for example 1GB, 512MiB or 1000000")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+
+
+def parse_split(text: str) -> dict[str, float]:
+    """Shares of `train=0.98,val=0.02`.
+
+    Raises:
+        ConfigError: it cannot be read, or names a split twice.
+    """
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        try:
+            if name.strip() in shares:
+                raise ValueError("named twice")
+            shares[name.strip()] = float(share)
+        except ValueError as error:
+            raise ConfigError(
+                f"--split {text!r}: cannot read {part!r}; write for example train=0.98,val=0.02"
+            ) from error
+    return shares
+
+
+def parse_max_errors(text: str) -> int | float:
+    """A count such as `100`, or a share such as `0.5%`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        limit = float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except ValueError as error:
+        raise ConfigError(f"--max-errors {text!r}: give a count (100) or a share (0.5%)") from error
+    if limit < 0:
+        raise ConfigError(f"--max-errors {text!r}: must not be negative")
+    return limit

@@ -1,0 +1,240 @@
+"""Planning: which record goes to which shard, before anything is written.
+
+A plan row has 24 bytes a record; rows lie in shard order, so that a shard is a slice of the plan
+and can be written by itself, anywhere. Planning looks at sizes of images, never into them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xxhash
+
+from ..errors import RecordError
+from .folder import ImageFolder
+from .options import ConvertOptions
+from .source import Source, Span
+
+ROW = np.dtype([("ordinal", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("blocks", "<u4")])
+BLOCK_BYTES = 512
+_ARCHIVE_END_BLOCKS = 20
+_PROGRESS_EVERY = 4096
+
+
+class ShardPlan(msgspec.Struct, frozen=True):
+    """One shard to write: a slice of the plan's rows."""
+
+    name: str
+    split: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All shards to write, and what was seen of the source as a whole."""
+
+    shards: list[ShardPlan]
+    records: int
+    images: int
+    bytes: int
+    """Of the shards, estimated: what will be rejected counts."""
+    duplicate_ids: int
+    duplicate_examples: list[str]
+    repeated_images: int
+    empty_splits: list[str]
+
+
+class _Head(msgspec.Struct):
+    id: str | int | float | None = None
+    image: str | list[str] | None = None
+    images: str | list[str] | None = None
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+@dataclass(slots=True)
+class _Columns:
+    offset: array[int]
+    length: array[int]
+    blocks: array[int]
+    split: array[int]
+    id_hash: array[int]
+    image_hash: array[int]
+
+
+def make_plan(
+    source: Source,
+    folder: ImageFolder,
+    options: ConvertOptions,
+    rows_path: Path,
+    *,
+    ordinals: np.ndarray | None = None,
+    first_number: dict[str, int] | None = None,
+    progress: Callable[[int], None] = lambda records: None,
+) -> Plan:
+    """Plan a conversion.
+
+    Args:
+        source: the source.
+        folder: where its images lie.
+        options: sizes, splits and order.
+        rows_path: file for the plan's rows, `ROW[records]` in numpy's format.
+        ordinals: uint64[records], each record's index in the original source; None for 0, 1, 2, ….
+        first_number: split -> number of its first shard, where earlier shards exist.
+        progress: called now and then with the number of records seen.
+
+    Raises:
+        RecordError: the source as a whole is broken or holds no record.
+    """
+    columns = _scan(source, folder, options, progress)
+    count = len(columns.offset)
+    if not count:
+        raise RecordError(f"{source.path}: the list is empty; there is nothing to convert")
+    split = np.asarray(columns.split)
+    blocks = np.asarray(columns.blocks)
+    if ordinals is None:
+        ordinals = np.arange(count, dtype=np.uint64)
+    order = _order(ordinals, options.shuffle)
+    rows = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+        rows_path, mode="w+", dtype=ROW, shape=(count,)
+    )
+    shards, at, empty = [], 0, []
+    for number, name in enumerate(options.split):
+        chosen = order[split[order] == number]
+        if not len(chosen):
+            empty.append(name)
+            continue
+        part = rows[at : at + len(chosen)]
+        part["ordinal"] = ordinals[chosen]
+        part["offset"] = np.asarray(columns.offset)[chosen]
+        part["length"] = np.asarray(columns.length)[chosen]
+        part["blocks"] = blocks[chosen]
+        first = (first_number or {}).get(name, 0)
+        shards += [
+            ShardPlan(f"{name}-{first + i:06d}.tar", name, at + start, at + stop)
+            for i, (start, stop) in enumerate(_cut(blocks[chosen], options))
+        ]
+        at += len(chosen)
+    rows.flush()
+    ids = np.asarray(columns.id_hash)
+    duplicates, examples = _duplicates(ids, ordinals)
+    return Plan(
+        shards=sorted(shards, key=lambda shard: shard.name),
+        records=count,
+        images=len(columns.image_hash),
+        bytes=int(blocks.sum(dtype=np.uint64)) * BLOCK_BYTES,
+        duplicate_ids=duplicates,
+        duplicate_examples=examples,
+        repeated_images=_repeats(np.asarray(columns.image_hash)),
+        empty_splits=empty,
+    )
+
+
+def _scan(
+    source: Source,
+    folder: ImageFolder,
+    options: ConvertOptions,
+    progress: Callable[[int], None],
+) -> _Columns:
+    """One pass over the source: where each record is, how big it gets, and its split."""
+    columns = _Columns(array("Q"), array("I"), array("I"), array("B"), array("Q"), array("Q"))
+    bounds = _split_bounds(options.split.values())
+    hash_bytes = xxhash.xxh3_64_intdigest
+    with memoryview(source.data) as data:
+        for ordinal, span in enumerate(_limited(source, options.limit)):
+            raw = data[span.offset : span.offset + span.length]
+            head = _read_head(raw)
+            if head.id is None:
+                # The text decides the split; the ordinal keeps it from looking like a duplicate.
+                share, id_hash = hash_bytes(raw), hash_bytes(b"\0%d" % ordinal)
+            else:
+                share = id_hash = hash_bytes(str(head.id).encode("utf-8", "surrogatepass"))
+            blocks = 2 + (span.length + 64) // BLOCK_BYTES
+            for path in _paths(head):
+                size = folder.size(path)
+                blocks += 2 + size // BLOCK_BYTES
+                columns.image_hash.append(hash_bytes(path.encode("utf-8", "surrogatepass")))
+            columns.offset.append(span.offset)
+            columns.length.append(span.length)
+            columns.blocks.append(min(blocks, 0xFFFFFFFF))
+            columns.split.append(bisect_right(bounds, share))
+            columns.id_hash.append(id_hash)
+            if ordinal % _PROGRESS_EVERY == 0:
+                progress(ordinal)
+            raw.release()
+    return columns
+
+
+def _limited(source: Source, limit: int | None) -> Iterator[Span]:
+    for number, span in enumerate(source.spans()):
+        if limit is not None and number >= limit:
+            return
+        yield span
+
+
+def _read_head(raw: memoryview) -> _Head:
+    try:
+        return _decode_head(raw)
+    except (ValueError, RecursionError):
+        # Such a record is judged, and most likely rejected, when its shard is written.
+        return _Head()
+
+
+def _paths(head: _Head) -> list[str]:
+    paths = head.image if head.image is not None else head.images
+    return [] if paths is None else [paths] if isinstance(paths, str) else paths
+
+
+def _split_bounds(shares: Iterable[float]) -> list[int]:
+    """Upper bounds of 64-bit hashes, one a split: adding records never moves one to another."""
+    edges = np.cumsum(list(shares))
+    return [*(int(edge / edges[-1] * 2**64) for edge in edges[:-1]), 2**64]
+
+
+def _order(ordinals: np.ndarray, seed: int | None) -> np.ndarray:
+    """Order of the records: as in the source, or by a hash of seed and ordinal (splitmix64)."""
+    if seed is None:
+        return np.arange(len(ordinals), dtype=np.intp)
+    with np.errstate(over="ignore"):
+        x = ordinals + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    return np.argsort(x, kind="stable")
+
+
+def _cut(blocks: np.ndarray, options: ConvertOptions) -> Iterator[tuple[int, int]]:
+    """Slices of records that make one shard each: by bytes and by count."""
+    total = np.cumsum(blocks, dtype=np.uint64)
+    room = np.uint64(max(1, options.shard_size_bytes // BLOCK_BYTES - _ARCHIVE_END_BLOCKS))
+    start = 0
+    while start < len(total):
+        before = total[start - 1] if start else np.uint64(0)
+        stop = int(np.searchsorted(total, before + room, side="right"))
+        stop = min(max(stop, start + 1), start + options.shard_count, len(total))
+        yield start, stop
+        start = stop
+
+
+def _repeats(hashes: np.ndarray) -> int:
+    ordered = np.sort(hashes)
+    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
+
+
+def _duplicates(hashes: np.ndarray, ordinals: np.ndarray) -> tuple[int, list[str]]:
+    """How many records share an id with an earlier one, and which ones, for three ids."""
+    ordered = np.sort(hashes)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    examples = []
+    for value in np.unique(again)[:3]:
+        where = ordinals[np.flatnonzero(hashes == value)[:4]]
+        examples.append("records " + ", ".join(str(ordinal) for ordinal in where))
+    return len(again), examples

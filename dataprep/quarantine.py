@@ -1,0 +1,128 @@
+"""quarantine.jsonl: every rejected record, why, where it stands, and what would fix it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import NevaPrepError, RecordError
+from .readers.record import Record, load_json
+from .reasons import REJECTIONS
+from .source import Source
+
+_NO_JSON = object()
+
+
+class Rejected(msgspec.Struct, kw_only=True):
+    """A row of quarantine.jsonl."""
+
+    source: str
+    """File name of the source."""
+    index: int
+    """Of the record in the source, from 0."""
+    line: int | None = None
+    """Of the source, from 1, where the record begins."""
+    byte: int | None = None
+    """Of the source, where the record begins."""
+    id: str | int | float | None = None
+    reason: str
+    """One of reasons.REJECTIONS."""
+    message: str
+    fix: str
+    record: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The record itself; correct it here, or correct its images, and convert with --retry."""
+    record_text: str | msgspec.UnsetType = msgspec.UNSET
+    """Its text, where that is no JSON."""
+
+
+def reject(
+    source: str, index: int, offset: int, raw: bytes, record: Record | None, error: NevaPrepError
+) -> Rejected:
+    """A quarantine row.
+
+    Args:
+        source: file name of the source.
+        index: of the record in it.
+        offset: byte of the source where the record begins.
+        raw: the record's bytes.
+        record: the same, where it could be parsed.
+        error: what is wrong; its reason is one of REJECTIONS.
+    """
+    value = _parse(raw)
+    identity = record.id if record else value.get("id") if isinstance(value, dict) else None
+    if isinstance(identity, bool) or not isinstance(identity, str | int | float):
+        identity = None
+    where = f"{source}: record {index}" + ("" if identity is None else f" (id {identity!r})")
+    row = Rejected(
+        source=source,
+        index=index,
+        byte=offset,
+        id=_text(identity) if isinstance(identity, str) else identity,
+        reason=error.reason,
+        message=_text(f"{where}: {error}; {REJECTIONS[error.reason]}"),
+        fix=REJECTIONS[error.reason],
+    )
+    if value is _NO_JSON:
+        row.record_text = raw.decode("utf-8", "backslashreplace")
+    else:
+        one_line = b"\n" not in raw and b"\r" not in raw
+        row.record = msgspec.Raw(raw if one_line else json.dumps(value).encode())
+    return row
+
+
+def quarantine_lines(rows: Iterable[Rejected], source: Source | None) -> Iterator[bytes]:
+    """Lines of quarantine.jsonl, with line numbers filled in.
+
+    Args:
+        rows: in the order of the source.
+        source: the source, or None for rows that have their line numbers already.
+    """
+    line, seen = 1, 0
+    for row in rows:
+        if source is not None and row.byte is not None:
+            line, seen = line + _count_lines(source, seen, row.byte), row.byte
+            row.line = line
+        yield msgspec.json.encode(row) + b"\n"
+
+
+def read_quarantine(path: Path) -> Iterator[Rejected]:
+    """Rows of a quarantine.jsonl.
+
+    Raises:
+        RecordError: a line is no row; the message names the line.
+    """
+    decode = msgspec.json.Decoder(Rejected).decode
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield decode(line)
+            except (ValueError, RecursionError) as error:
+                raise RecordError(
+                    f"{path}: line {number} is no row of a quarantine: {error}; keep its fields "
+                    "'source', 'index', 'reason', 'message', 'fix' and one JSON object per line"
+                ) from error
+
+
+def _count_lines(source: Source, start: int, stop: int) -> int:
+    step = 4 << 20
+    return sum(
+        source.data[at : min(at + step, stop)].count(b"\n") for at in range(start, stop, step)
+    )
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return load_json(raw)
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
+def _text(value: str) -> str:
+    """Text that can be written as UTF-8: half a surrogate pair becomes an escape."""
+    return value.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,124 @@
+"""LLaVA's own format: `{"id", "image": path or list, "conversations": [{"from", "value"}]}`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import msgspec
+
+from ...errors import RecordError
+from .record import Record, Turn, load_json
+
+
+class _Row(msgspec.Struct):
+    conversations: list[Turn]
+    id: str | int | float | None = None
+    image: str | list[str] | None = None
+    images: str | list[str] | None = None
+
+
+_decode = msgspec.json.Decoder(_Row).decode
+
+
+def read_llava(raw: bytes) -> Record:
+    """Parse one record.
+
+    Args:
+        raw: the record's JSON, UTF-8.
+
+    Raises:
+        RecordError: with a `reason` of reasons.REJECTIONS; the message lacks the place, which the
+            caller knows.
+    """
+    try:
+        if not raw.isascii():
+            raw.decode()
+        row = _decode(raw)
+    except (ValueError, RecursionError):
+        row = _read_slowly(raw)
+    if row.image is not None and row.images is not None:
+        raise RecordError("has both 'image' and 'images'", reason="field_conflict")
+    field = "image" if row.image is not None else "images" if row.images is not None else ""
+    paths = row.image if row.image is not None else row.images
+    images = () if paths is None else (paths,) if isinstance(paths, str) else tuple(paths)
+    return Record(id=row.id, turns=row.conversations, images=images, image_field=field)
+
+
+def _read_slowly(raw: bytes) -> _Row:
+    """Find what is wrong with a record that the strict decoder refuses.
+
+    A record can be sound all the same: half a surrogate pair in a field that we only pass on, say.
+    """
+    row = _load(raw)
+    if not isinstance(row, dict):
+        _reject("not_an_object", f"is {_kind(row)}, not an object")
+    if not isinstance(row.get("id"), str | int | float | None) or isinstance(row.get("id"), bool):
+        _reject("bad_id", f"'id' is {_kind(row['id'])}")
+    if "conversations" not in row:
+        _reject("missing_conversations", f"has no 'conversations'; its keys: {_keys(row)}")
+    if not isinstance(row["conversations"], list):
+        _reject(
+            "bad_conversations", f"'conversations' is {_kind(row['conversations'])}, not a list"
+        )
+    turns = [_turn(number, turn) for number, turn in enumerate(row["conversations"])]
+    for field in ("image", "images"):
+        value = row.get(field)
+        paths = value if isinstance(value, list) else [] if value is None else [value]
+        for path in paths:
+            if not isinstance(path, str):
+                _reject("bad_image_field", f"'{field}' holds {_kind(path)}, not a path")
+    return _Row(
+        conversations=turns, id=row.get("id"), image=row.get("image"), images=row.get("images")
+    )
+
+
+def _load(raw: bytes) -> Any:
+    try:
+        return load_json(raw)
+    except UnicodeDecodeError as cause:
+        _reject("invalid_utf8", f"byte {cause.start} of the record is not UTF-8")
+    except json.JSONDecodeError as cause:
+        _reject("invalid_json", f"is not valid JSON: {cause.msg} at its character {cause.pos}")
+    except (ValueError, RecursionError) as cause:
+        _reject("invalid_json", f"is not valid JSON: {cause}")
+
+
+def _turn(number: int, turn: Any) -> Turn:
+    if not isinstance(turn, dict):
+        _reject("bad_turn", f"turn {number} is {_kind(turn)}, not an object")
+    if "from" not in turn:
+        _reject("missing_role", f"turn {number} has no 'from'; its keys: {_keys(turn)}")
+    if not isinstance(turn["from"], str):
+        _reject("unknown_role", f"turn {number}: 'from' is {_kind(turn['from'])}")
+    if "value" not in turn:
+        _reject("missing_value", f"turn {number} ({turn['from']!r}) has no 'value'")
+    if not isinstance(turn["value"], str):
+        _reject("bad_value", f"turn {number} ({turn['from']!r}): 'value' is {_kind(turn['value'])}")
+    for text in (turn["from"], turn["value"]):
+        if not _is_text(text):
+            _reject("lone_surrogate", f"turn {number} holds half of a surrogate pair")
+    return Turn(role=turn["from"], value=turn["value"])
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _keys(row: dict[str, Any]) -> str:
+    return ", ".join(repr(key) for key in list(row)[:8]) or "none"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "true/false", int: "a number", float: "a number", str: "a string"}
+    return {**names, list: "a list", dict: "an object"}[type(value)]
+
+
+def _reject(reason: str, message: str) -> NoReturn:
+    raise RecordError(message, reason=reason)

@@ -1,0 +1,41 @@
+"""A record: one row of a source, in the terms that every format shares."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import msgspec
+
+
+def load_json(raw: bytes) -> Any:
+    """Any JSON text as Python objects; slower and more lenient than msgspec, yet no NaN passes.
+
+    Raises:
+        ValueError: it is no JSON (json.JSONDecodeError) or no UTF-8 (UnicodeDecodeError).
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(raw.decode(), parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a conversation."""
+
+    role: str = msgspec.field(name="from")
+    """`human`, `gpt` or `system`; anything else is rejected by the checks."""
+    value: str
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a source, parsed and not yet checked."""
+
+    id: str | int | float | None
+    turns: list[Turn]
+    images: tuple[str, ...]
+    """Paths as the source gives them; empty for text only."""
+    image_field: str
+    """Field that named the images: `image`, `images`, or empty."""

@@ -1,0 +1,86 @@
+"""What happened to every record: counted, with reasons and examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from .quarantine import Rejected
+from .shard import ShardResult
+
+EXAMPLES_PER_REASON = 3
+SCHEMA_VERSION = 1
+
+
+class ConvertReport(msgspec.Struct, kw_only=True):
+    """The result of a conversion. `records == samples + rejected` always holds."""
+
+    out: str = ""
+    dry_run: bool = False
+    records: int = 0
+    """Of the source, or of its first --limit."""
+    samples: int = 0
+    """Records that are in the dataset."""
+    rejected: int = 0
+    """Records that are in quarantine.jsonl."""
+    images: int = 0
+    image_bytes: int = 0
+    turns: int = 0
+    shards: int = 0
+    bytes: int = 0
+    """Of the tars."""
+    splits: dict[str, int] = {}
+    """Samples in each."""
+    rejections: dict[str, int] = {}
+    """Reason -> records."""
+    examples: dict[str, list[str]] = {}
+    """Reason -> messages of its first records."""
+    repairs: dict[str, int] = {}
+    warnings: dict[str, int] = {}
+    warning_examples: dict[str, list[str]] = {}
+    seconds: dict[str, float] = {}
+    """Wall time of each stage; not stored in the dataset."""
+
+    def counts(self) -> dict[str, Any]:
+        """What is stored in the dataset: everything but the place and the times."""
+        fields = msgspec.to_builtins(self)
+        return {name: fields[name] for name in fields if name not in ("out", "dry_run", "seconds")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(self)}
+
+
+def add_results(report: ConvertReport, results: Iterable[ShardResult]) -> None:
+    """Count finished shards into a report."""
+    splits, repairs, warnings = (
+        Counter(report.splits),
+        Counter(report.repairs),
+        Counter(report.warnings),
+    )
+    for result in results:
+        report.samples += result.samples
+        report.images += result.images
+        report.image_bytes += result.image_bytes
+        report.turns += result.turns
+        report.bytes += result.bytes
+        report.shards += result.samples > 0
+        splits[result.split] += result.samples
+        repairs.update(result.repairs)
+        warnings.update(result.warnings)
+    report.splits = {name: count for name, count in splits.items() if count}
+    report.repairs, report.warnings = dict(sorted(repairs.items())), dict(sorted(warnings.items()))
+
+
+def add_rejections(report: ConvertReport, rows: Iterable[Rejected]) -> Iterable[Rejected]:
+    """Count rejected records as they pass by."""
+    for row in rows:
+        report.rejected += 1
+        report.rejections[row.reason] = report.rejections.get(row.reason, 0) + 1
+        examples = report.examples.setdefault(row.reason, [])
+        if len(examples) < EXAMPLES_PER_REASON:
+            examples.append(row.message)
+        yield row

@@ -1,0 +1,195 @@
+"""Writing one shard: each record of a slice of the plan is read, checked, and kept or rejected.
+
+A shard is a task of its own: it needs the source, the images and the plan, and no other shard.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ..errors import ImageError, RecordError
+from ..loaders.format import ImageEntry, sample_key
+from .check import check_placeholders, check_turns
+from .files import write_file
+from .folder import ImageFolder
+from .image import SAME_EXTENSION, Header, decode_fully, read_header
+from .member_json import member_json
+from .options import ConvertOptions
+from .plan import ShardPlan
+from .quarantine import Rejected, reject
+from .readers.llava import read_llava
+from .readers.record import Record
+from .source import Source
+from .tar_writer import Part, TarWriter
+
+
+class ShardResult(msgspec.Struct, kw_only=True):
+    """What became of one shard; stored in the journal once the shard is durable."""
+
+    name: str
+    split: str
+    records: int
+    samples: int
+    images: int
+    image_bytes: int = 0
+    turns: int = 0
+    bytes: int
+    """Of the tar; 0 where every record was rejected and no tar was written."""
+    xxh3_128: str
+    keys: list[str]
+    starts: list[int]
+    """Offset of each sample, and the end of the last."""
+    parts: list[Part]
+    repairs: dict[str, int] = {}
+    warnings: dict[str, int] = {}
+    rejected: int = 0
+    """Records; their rows are in the journal's file `<name>.rejected.jsonl`."""
+
+
+class ShardMaker:
+    """Writes shards of one conversion, one after the other."""
+
+    def __init__(
+        self,
+        source: Source,
+        source_name: str,
+        folder: ImageFolder,
+        options: ConvertOptions,
+        out: Path,
+        rows: np.ndarray,
+    ) -> None:
+        self.source = source
+        self.source_name = source_name
+        self.folder = folder
+        self.options = options
+        self.out = out
+        self.rows = rows
+
+    def make(
+        self, plan: ShardPlan, progress: Callable[[int, int, int], None]
+    ) -> tuple[ShardResult, list[Rejected]]:
+        """Write one shard and its index, durably; in a dry run only check.
+
+        Args:
+            plan: which records.
+            progress: called after each record with bytes, records and rejections so far; what it
+                raises ends the work, and leaves nothing of the shard.
+        """
+        tar = TarWriter(None if self.options.dry_run else self.out / plan.name)
+        try:
+            result, rejected = self._fill(tar, plan, progress)
+            if result.samples and tar.path is not None:
+                # The index first: a tar without one would look finished and not be.
+                content = struct.pack(f"<{len(result.starts)}Q", *result.starts)
+                write_file(tar.path.with_name(f"{plan.name}.idx"), content)
+                result.bytes, result.xxh3_128 = tar.finish()
+            return result, rejected
+        finally:
+            tar.abandon()
+
+    def _fill(
+        self, tar: TarWriter, plan: ShardPlan, progress: Callable[[int, int, int], None]
+    ) -> tuple[ShardResult, list[Rejected]]:
+        data = self.source.data
+        counts = {kind: Counter[str]() for kind in ("repairs", "warnings")}
+        keys: list[str] = []
+        rejected: list[Rejected] = []
+        turns = images = 0
+        for ordinal, offset, length, _ in self.rows[plan.start : plan.stop].tolist():
+            raw = data[offset : offset + length]
+            key = sample_key(ordinal)
+            notes: list[tuple[str, str]] = []
+            record = None
+            try:
+                record = read_llava(raw)
+                insert = self._check(record, notes)
+                entries = [
+                    self._add_image(tar, key, number, path, notes)
+                    for number, path in enumerate(record.images)
+                ]
+                tar.add_bytes("json", key, member_json(raw, record, key, entries, insert=insert))
+            except (RecordError, ImageError) as error:
+                tar.drop_sample()
+                rejected.append(reject(self.source_name, ordinal, offset, raw, record, error))
+                if self.options.on_error == "fail":
+                    raise RecordError(rejected[-1].message, reason=error.reason) from error
+            else:
+                tar.keep_sample()
+                keys.append(key)
+                turns += len(record.turns)
+                images += len(entries)
+                for kind, what in notes:
+                    counts[kind][what] += 1
+            progress(tar.offset, len(keys) + len(rejected), len(rejected))
+        result = ShardResult(
+            name=plan.name,
+            split=plan.split,
+            records=plan.stop - plan.start,
+            samples=len(keys),
+            images=images,
+            image_bytes=sum(part.size for part in tar.parts if part.name != "json"),
+            turns=turns,
+            bytes=0,
+            xxh3_128="",
+            keys=keys,
+            starts=[*tar.starts, tar.offset],
+            parts=tar.parts,
+            repairs=dict(counts["repairs"]),
+            warnings=dict(counts["warnings"]),
+            rejected=len(rejected),
+        )
+        return result, rejected
+
+    def _check(self, record: Record, notes: list[tuple[str, str]]) -> bool:
+        """Check a record; whether placeholders are to be inserted."""
+        placeholders = check_turns(record.turns)
+        insert = check_placeholders(
+            record, placeholders, insert=self.options.placeholder == "insert"
+        )
+        if insert:
+            notes.append(("repairs", "placeholder_inserted"))
+        if record.id is None:
+            notes.append(("repairs", "id_added"))
+        if placeholders.answered:
+            notes.append(("warnings", "placeholder_in_answer"))
+        return insert
+
+    def _add_image(
+        self, tar: TarWriter, key: str, number: int, path: str, notes: list[tuple[str, str]]
+    ) -> ImageEntry:
+        fd, size = self.folder.open(path)
+        try:
+            content = tar.read_content(fd, size)
+        finally:
+            os.close(fd)
+        if len(content) != size:
+            raise ImageError(
+                f"image {path!r} had {size:,} bytes and then {len(content):,}",
+                reason="truncated_image",
+            )
+        header = self._look(content, path)
+        given = path.rpartition(".")[2].lower()
+        if SAME_EXTENSION.get(given, given) != header.extension:
+            notes.append(("repairs", "extension_corrected"))
+        name = f"{number:03d}.{header.extension}"
+        tar.add_content(name, key, size)
+        return ImageEntry(name=name, source=path, width=header.width, height=header.height)
+
+    def _look(self, content: memoryview, path: str) -> Header:
+        try:
+            header = read_header(content, pixel_limit=self.options.pixel_limit)
+            if self.options.check == "decode":
+                decode_fully(content)
+        except ImageError as error:
+            if self.options.check == "none" and error.reason != "empty_image":
+                given = path.rpartition(".")[2].lower()
+                return Header(given if given.isalnum() and given.isascii() else "bin", 0, 0)
+            raise ImageError(f"image {path!r} {error}", reason=error.reason) from error
+        return header

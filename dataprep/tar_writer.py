@@ -1,0 +1,156 @@
+"""Writing one tar: samples are gathered in a buffer, kept or taken back, hashed and written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from .files import publish, temporary, told, write_all
+from .tar import BLOCK_BYTES, archive_end, member_header, padding
+
+# Large enough that a write costs little, small enough to stay in the processor's cache.
+BUFFER_BYTES = 8 << 20
+
+
+class Part(NamedTuple):
+    """One member of a sample: a row of energon's table `sample_parts`."""
+
+    sample_index: int
+    name: str
+    """The member's name after the key and a dot."""
+    offset: int
+    """Of its content, in the tar."""
+    size: int
+
+
+class TarWriter:
+    """A tar being written under a temporary name, sample by sample.
+
+    A sample is whole in the buffer before any of it is written, so that it can be taken back.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Begin a tar; without a path nothing is written, which is how a dry run reads images."""
+        self.path = path
+        self.starts: list[int] = []
+        self.parts: list[Part] = []
+        self._fd = -1
+        self._hash = xxhash.xxh3_128()
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._base = 0  # offset in the tar of the buffer's first byte
+        self._sample = 0  # in the buffer: where the open sample begins
+        self._end = 0  # in the buffer: where its next member goes
+        self._sample_parts: list[Part] = []
+        if path is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            with told(path):
+                self._fd = os.open(temporary(path), flags, 0o644)
+
+    @property
+    def offset(self) -> int:
+        """Where the next member's header goes, in the tar."""
+        return self._base + self._end
+
+    def read_content(self, fd: int, size: int) -> memoryview:
+        """Read an open file to where the next member's content goes.
+
+        Args:
+            fd: the file.
+            size: bytes it is said to have.
+
+        Returns:
+            The content, as long as it really is; valid until the next call.
+        """
+        self._reserve(size + 1)
+        at, end = self._end + BLOCK_BYTES, self._end + BLOCK_BYTES + size + 1
+        # One byte more than expected: a file that grows meanwhile is noticed by the caller.
+        while at < end and (got := os.readv(fd, [self._view[at:end]])):
+            at += got
+            if at == end - 1:
+                break
+        return self._view[self._end + BLOCK_BYTES : at]
+
+    def add_content(self, name: str, key: str, size: int) -> None:
+        """Make what was read last a member of the open sample."""
+        content = self._end + BLOCK_BYTES
+        self._view[self._end : content] = member_header(f"{key}.{name}", size)
+        stop = content + size
+        pad = padding(size)
+        self._view[stop : stop + pad] = bytes(pad)
+        self._sample_parts.append(Part(len(self.starts), name, self._base + content, size))
+        self._end = stop + pad
+
+    def add_bytes(self, name: str, key: str, data: bytes) -> None:
+        """Add a member to the open sample."""
+        size = len(data)
+        self._reserve(size)
+        content = self._end + BLOCK_BYTES
+        self._view[content : content + size] = data
+        self.add_content(name, key, size)
+
+    def keep_sample(self) -> None:
+        """The open sample is good: it will be in the tar."""
+        self.starts.append(self._base + self._sample)
+        self.parts += self._sample_parts
+        self._sample_parts = []
+        self._sample = self._end
+
+    def drop_sample(self) -> None:
+        """Take the open sample back."""
+        self._sample_parts = []
+        self._end = self._sample
+
+    def finish(self) -> tuple[int, str]:
+        """Write the rest, make it durable, and give the tar its name.
+
+        Returns:
+            Its bytes, and its xxh3_128 in hexadecimal.
+        """
+        assert self.path is not None and self._end == self._sample
+        end = archive_end(self.offset)
+        self._flush()
+        self._write(memoryview(end))
+        with told(self.path):
+            os.fsync(self._fd)
+            self._close()
+            publish(self.path)
+        return self._base + len(end), self._hash.hexdigest()
+
+    def abandon(self) -> None:
+        """Remove what was written; nothing happens after `finish`."""
+        if self._fd >= 0 and self.path is not None:
+            self._close()
+            temporary(self.path).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def _reserve(self, size: int) -> None:
+        """Make room for a member of a size behind the open sample's last one."""
+        need = size + 3 * BLOCK_BYTES
+        if self._end + need > len(self._buffer):
+            self._flush()
+        if self._end + need > len(self._buffer):
+            larger = bytearray(self._end + need + BUFFER_BYTES)
+            larger[: self._end] = self._view[: self._end]
+            self._buffer, self._view = larger, memoryview(larger)
+
+    def _flush(self) -> None:
+        """Write the samples that are kept; the open one moves to the buffer's start."""
+        kept, self._sample, self._end = self._sample, 0, self._end - self._sample
+        if kept:
+            self._write(self._view[:kept])
+            self._view[: self._end] = bytes(self._view[kept : kept + self._end])
+            self._base += kept
+
+    def _write(self, data: memoryview) -> None:
+        if self.path is None:
+            return
+        self._hash.update(data)
+        with told(self.path):
+            write_all(self._fd, data)

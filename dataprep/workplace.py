@@ -1,0 +1,90 @@
+"""The output folder before a conversion: what may be written, continued or removed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ConfigError
+from ..loaders.format import INFO_FILE, JOURNAL_DIR, MANIFEST_FILE, META_DIR, QUARANTINE_FILE
+from .files import TEMPORARY_SUFFIX, told
+from .journal import Journal
+from .options import ConvertOptions
+
+_SHARD = re.compile(r"[A-Za-z][A-Za-z0-9_]*-\d{6,}\.tar(\.idx)?")
+
+
+@contextmanager
+def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
+    """The locked journal of a conversion; None where `resume` finds it finished.
+
+    Raises:
+        ConfigError: the folder holds something that the options do not allow to touch.
+        ShardError: another conversion is at work there, or the disk refuses.
+    """
+    if options.dry_run:
+        with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
+            yield Journal(Path(folder))
+        return
+    _refuse_foreign(out, options)
+    with told(out):
+        out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / f"{JOURNAL_DIR}{TEMPORARY_SUFFIX}", ignore_errors=True)
+    if options.resume and is_finished(out):
+        yield None
+        return
+    journal = Journal(out / JOURNAL_DIR)
+    try:
+        if options.overwrite:
+            _empty(out, journal)
+        yield journal
+    finally:
+        journal.close()
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a conversion came to its end here, with or without samples."""
+    return (out / MANIFEST_FILE).exists() and not (out / JOURNAL_DIR).exists()
+
+
+def _refuse_foreign(out: Path, options: ConvertOptions) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; give a folder")
+    names = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    ours = {MANIFEST_FILE, JOURNAL_DIR} & set(names)
+    foreign = [name for name in names if not (ours and _is_ours(name))]
+    if foreign:
+        raise ConfigError(
+            f"--out {out}: holds other files ({', '.join(foreign[:3])}); give a new or empty folder"
+        )
+    if not names or options.resume or options.overwrite:
+        return
+    if is_finished(out):
+        raise ConfigError(
+            f"--out {out}: holds a finished dataset; give another folder, or --overwrite"
+        )
+    raise ConfigError(
+        f"--out {out}: holds an unfinished conversion; go on with --resume, or --overwrite"
+    )
+
+
+def _is_ours(name: str) -> bool:
+    name = name.removesuffix(TEMPORARY_SUFFIX)
+    known = (META_DIR, JOURNAL_DIR, MANIFEST_FILE, QUARANTINE_FILE)
+    return name in known or _SHARD.fullmatch(name) is not None
+
+
+def _empty(out: Path, journal: Journal) -> None:
+    with told(out):
+        # The commit marker first: what is half removed must not look whole.
+        (out / INFO_FILE).unlink(missing_ok=True)
+        for path in sorted(out.iterdir()):
+            if path.name == META_DIR:
+                shutil.rmtree(path)
+            elif path.name != JOURNAL_DIR and _is_ours(path.name):
+                path.unlink()
+        journal.clear()
