@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from .options import ConvertOptions
     from .report import ConvertReport
+    from .watch import Watch
 
 _CONVERT_EXAMPLES = """\b
 Examples:
@@ -82,7 +84,7 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="Print no progress and no report.")
 @click.pass_context
-def convert(ctx: click.Context, **given: Any) -> None:
+def convert(ctx: click.Context, /, **given: Any) -> None:
     """Turn SOURCE (LLaVA JSON or JSONL) and its images into verified shards.
 
     Every record ends up in the dataset or in OUT/quarantine.jsonl with its reason. The output is a
@@ -92,28 +94,19 @@ def convert(ctx: click.Context, **given: Any) -> None:
     from .progress import ProgressBar, stderr_console
     from .watch import Watch
 
-    options = ConvertOptions(
-        shard_size_bytes=parse_size(given["shard_size"]),
-        shard_count=given["shard_count"],
-        split=parse_split(given["split"]),
-        shuffle=given["shuffle"],
-        placeholder=given["placeholder"],
-        check=given["check"],
-        pixel_limit=given["pixel_limit"],
-        limit=given["limit"],
-        on_error=given["on_error"],
-        max_errors=None if given["max_errors"] is None else parse_max_errors(given["max_errors"]),
-        workers=given["workers"],
-        resume=given["resume"],
-        overwrite=given["overwrite"],
-        dry_run=given["dry_run"],
-    )
+    chosen = {name: given[name] for name in _OPTIONS}
+    chosen["shard_size_bytes"] = parse_size(given["shard_size"])
+    chosen["split"] = parse_split(given["split"])
+    if given["max_errors"] is not None:
+        chosen["max_errors"] = parse_max_errors(given["max_errors"])
+    options = ConvertOptions(**chosen)
+    changes = {name: chosen[name] for name in chosen if _was_given(ctx, name)}
     try:
         if given["quiet"] or given["as_json"]:
-            report = _convert(given, options, Watch())
+            report = _convert(given, options, changes, Watch())
         else:
             with ProgressBar(stderr_console(), dry_run=options.dry_run) as bar:
-                report = _convert(given, options, bar)
+                report = _convert(given, options, changes, bar)
     except KeyboardInterrupt:
         click.echo(
             "neva-prep: interrupted; finished shards are kept. Go on with the same command and "
@@ -125,11 +118,35 @@ def convert(ctx: click.Context, **given: Any) -> None:
     ctx.exit(3 if not report.samples else 4 if report.rejected else 0)
 
 
-def _convert(given: dict[str, Any], options: Any, watch: Any) -> ConvertReport:
+_OPTIONS = (
+    "shard_count",
+    "shuffle",
+    "placeholder",
+    "check",
+    "pixel_limit",
+    "limit",
+    "on_error",
+    "max_errors",
+    "workers",
+    "resume",
+    "overwrite",
+    "dry_run",
+)
+
+
+def _was_given(ctx: click.Context, option: str) -> bool:
+    """Whether the user named an option; --workers has a default that suits --retry too."""
+    source = ctx.get_parameter_source(option.removesuffix("_bytes"))
+    return option == "workers" or source is not click.core.ParameterSource.DEFAULT
+
+
+def _convert(
+    given: dict[str, Any], options: ConvertOptions, changes: dict[str, Any], watch: Watch
+) -> ConvertReport:
     if given["retry"] is not None:
         from .retry import retry
 
-        return retry(given["retry"], images=given["images"], options=options, watch=watch)
+        return retry(given["retry"], images=given["images"], changes=changes, watch=watch)
     from .convert import convert
 
     if given["source"] is None:

@@ -19,9 +19,10 @@ from ..loaders.format import (
 from .files import TEMPORARY_SUFFIX, publish, sync_folder, temporary, told, write_file
 from .index import write_commit_marker, write_index, write_metadata
 from .journal import Journal
+from .quarantine import Rejected
 
 
-def write_quarantine(out: Path, lines: Iterable[bytes]) -> None:
+def write_quarantine(out: Path, rows: Iterable[Rejected]) -> None:
     """Write quarantine.jsonl, however long.
 
     Raises:
@@ -30,7 +31,7 @@ def write_quarantine(out: Path, lines: Iterable[bytes]) -> None:
     path = out / QUARANTINE_FILE
     with told(path):
         with temporary(path).open("wb") as file:
-            file.writelines(lines)
+            file.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
         publish(path)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..errors import RecordError
+from ..errors import ConfigError, RecordError
 from ..loaders.format import FORMAT_VERSION, Manifest, SourceEntry, read_manifest
 from .commit import commit, shard_entries, write_quarantine
 from .engine import Job, Tally, run_shards
@@ -19,7 +19,7 @@ from .folder import ImageFolder
 from .journal import Journal
 from .options import ConvertOptions
 from .plan import Plan, make_plan
-from .quarantine import quarantine_lines
+from .quarantine import Rejected, numbered
 from .report import ConvertReport, add_rejections, add_results
 from .source import Source, open_source
 from .watch import Watch
@@ -57,6 +57,10 @@ def convert(
     with workplace(out, options) as journal:
         if journal is None:
             return stored_report(out)
+        if journal.is_retry():
+            raise ConfigError(
+                f"{out}: holds an unfinished --retry; go on with --retry and --resume"
+            )
         with _timed(times, "plan"):
             entry = _source_entry(opened, folder)
             plan = _plan(opened, entry, folder, options, journal, watch)
@@ -73,7 +77,8 @@ def convert(
         with _timed(times, "finish"):
             watch.begin("finish", None)
             report = plan_report(opened, plan)
-            finish(out, options, entry, report, journal, opened)
+            manifest = _manifest(entry, options)
+            finish(out, manifest, options.dry_run, report, journal, lambda r: numbered(r, opened))
     report.out, report.dry_run, report.seconds = os.fspath(out), options.dry_run, times
     return report
 
@@ -107,29 +112,31 @@ def write_shards(job: Job, plan: Plan, journal: Journal, watch: Watch) -> None:
 
 def finish(
     out: Path,
-    options: ConvertOptions,
-    entry: SourceEntry,
+    manifest: Manifest,
+    dry_run: bool,
     report: ConvertReport,
     journal: Journal,
-    source: Source | None,
+    locate: Callable[[Iterable[Rejected]], Iterable[Rejected]],
 ) -> None:
-    """Complete the report, and commit the dataset unless it is a dry run."""
+    """Complete the report, and commit the dataset unless it is a dry run.
+
+    Args:
+        out: the dataset.
+        manifest: what is known of it before its shards.
+        dry_run: whether to write nothing.
+        report: completed in place.
+        journal: holds the finished shards.
+        locate: gives rejected records, in the order of the source, their place in it.
+    """
     add_results(report, journal.results())
-    rows = add_rejections(report, journal.rejected())
-    lines = quarantine_lines(rows, source)
-    if options.dry_run:
-        for _ in lines:
+    rows = add_rejections(report, locate(journal.rejected()))
+    if dry_run:
+        for _ in rows:
             pass
         return
-    write_quarantine(out, lines)
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        source=entry,
-        options=options.deciding(),
-        shards=shard_entries(journal),
-        report=report.counts(),
-    )
-    commit(out, journal, manifest)
+    write_quarantine(out, rows)
+    shards = shard_entries(journal)
+    commit(out, journal, msgspec.structs.replace(manifest, shards=shards, report=report.counts()))
 
 
 def plan_report(source: Source, plan: Plan) -> ConvertReport:
@@ -169,6 +176,16 @@ def _plan(
         )
         journal.save_plan(plan, inputs)
     return plan
+
+
+def _manifest(entry: SourceEntry, options: ConvertOptions) -> Manifest:
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        source=entry,
+        options=options.deciding(),
+        shards=[],
+        report={},
+    )
 
 
 def _source_entry(source: Source, folder: ImageFolder) -> SourceEntry:

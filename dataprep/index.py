@@ -157,6 +157,7 @@ def read_index(out: Path, shards: list[ShardEntry]) -> Iterable[ShardResult]:
                     images=shard.images,
                     bytes=shard.bytes,
                     xxh3_128=shard.xxh3_128,
+                    image_bytes=sum(size for _, name, _, size in parts if name != "json"),
                     keys=[key for key, _, _ in samples],
                     starts=[*(offset for _, offset, _ in samples), samples[-1][1] + samples[-1][2]],
                     parts=[Part(*part) for part in parts],

@@ -24,6 +24,8 @@ from .plan import Plan, ShardPlan
 from .quarantine import Rejected
 from .shard import ShardResult
 
+RETRY_MARKER = "retry"
+"""A file in a journal that a `--retry` began."""
 _LOCK_SECONDS = 5.0
 
 
@@ -48,11 +50,19 @@ def save_result(folder: Path, result: ShardResult, rejected: list[Rejected]) -> 
     Raises:
         ShardError: the disk refuses.
     """
-    rows = sorted(rejected, key=lambda row: row.index)
-    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-    write_file(folder / f"{result.name}.rejected.jsonl", lines)
+    save_rejected(folder, result.name, rejected)
     # Last: it is what makes the shard count as done.
     write_file(folder / f"{result.name}.json", msgspec.json.encode(result))
+
+
+def save_rejected(folder: Path, name: str, rejected: list[Rejected]) -> None:
+    """Store rejected records in a journal's folder.
+
+    Raises:
+        ShardError: the disk refuses.
+    """
+    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rejected)
+    write_file(folder / f"{name}.rejected.jsonl", lines)
 
 
 class Journal:
@@ -115,6 +125,10 @@ class Journal:
                 f"differ: {', '.join(differing)}; give the same again, or --overwrite"
             )
         return stored.plan
+
+    def is_retry(self) -> bool:
+        """Whether a `--retry` is under way, rather than a first conversion."""
+        return (self.folder / RETRY_MARKER).exists()
 
     def is_done(self, shard: ShardPlan) -> bool:
         """Whether a shard was finished, now or before."""

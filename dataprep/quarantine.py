@@ -74,19 +74,26 @@ def reject(
     return row
 
 
-def quarantine_lines(rows: Iterable[Rejected], source: Source | None) -> Iterator[bytes]:
-    """Lines of quarantine.jsonl, with line numbers filled in.
-
-    Args:
-        rows: in the order of the source.
-        source: the source, or None for rows that have their line numbers already.
-    """
+def numbered(rows: Iterable[Rejected], source: Source) -> Iterator[Rejected]:
+    """Rows, in the order of the source, with their line numbers filled in."""
     line, seen = 1, 0
     for row in rows:
-        if source is not None and row.byte is not None:
+        if row.byte is not None:
             line, seen = line + _count_lines(source, seen, row.byte), row.byte
             row.line = line
-        yield msgspec.json.encode(row) + b"\n"
+        yield row
+
+
+def record_bytes(row: Rejected) -> bytes | None:
+    """The record of a row on one line, if by now it is a JSON object."""
+    if isinstance(row.record, msgspec.Raw):
+        raw = bytes(row.record)
+    elif isinstance(row.record_text, str):
+        value = _parse(row.record_text.encode())
+        raw = b"" if value is _NO_JSON else json.dumps(value).encode()
+    else:
+        raw = b""
+    return raw if raw.startswith(b"{") else None
 
 
 def read_quarantine(path: Path) -> Iterator[Rejected]:

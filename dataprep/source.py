@@ -125,7 +125,7 @@ def _is_one_record(source: Source) -> bool:
         )
     except (ValueError, RecursionError):
         return False
-    if "conversations" not in whole:
+    if "conversations" not in whole and source.path.suffix != ".jsonl":
         raise RecordError(
             f"{source.path}: byte {source.start}: the top level is an object with the keys "
             f"{', '.join(list(whole)[:8])}, not a list; give the list of records itself, or one "

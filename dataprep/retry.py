@@ -1,0 +1,226 @@
+"""Converting what has been fixed of a quarantine: new shards of the same dataset."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..errors import ConfigError, RecordError
+from ..loaders.format import (
+    INDEX_FILE,
+    JOURNAL_DIR,
+    QUARANTINE_FILE,
+    Manifest,
+    read_manifest,
+    sample_key,
+)
+from .convert import finish, write_shards
+from .engine import Job
+from .files import TEMPORARY_SUFFIX, write_file
+from .folder import ImageFolder
+from .index import read_index
+from .journal import RETRY_MARKER, Journal, save_rejected, save_result
+from .options import ConvertOptions
+from .plan import Plan, make_plan
+from .quarantine import Rejected, read_quarantine, record_bytes
+from .report import ConvertReport
+from .source import open_source
+from .watch import Watch
+
+_SOURCE = "retry.jsonl"
+_ROWS = "retry-rows.jsonl"
+_BASE = "base.json"
+
+
+def retry(
+    quarantine: str | os.PathLike[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> ConvertReport:
+    """Convert the records of a quarantine that pass by now, and add them to the dataset.
+
+    A record keeps the key that it would have had, and goes to the split it belongs to. Until the
+    end the dataset stays as it is.
+
+    Args:
+        quarantine: OUT/quarantine.jsonl; its records may have been corrected in place.
+        images: image folder, where it is another one than before.
+        changes: options that differ from those of the first conversion, by name.
+        watch: told of the progress.
+
+    Returns:
+        The report of the whole dataset, as it is now.
+
+    Raises:
+        ConfigError: there is no dataset beside the quarantine, or nothing to retry.
+        RecordError: a row of the quarantine cannot be read, or is in the dataset already.
+        ShardError: the disk refuses; run again with `resume`.
+    """
+    path, watch = Path(quarantine), watch or Watch()
+    out = path.parent
+    manifest = read_manifest(out)
+    options = ConvertOptions(**{**manifest.options, "limit": None, **(changes or {})})
+    with _journal(out, options) as journal:
+        base, rows = _stage(journal, out, path, manifest)
+        folder = ImageFolder(os.fspath(images or base.source.images))
+        plan = _plan(journal, base, rows, folder, options, watch)
+        job = Job(
+            source=journal.folder / _SOURCE,
+            source_name=base.source.name,
+            images=folder.root,
+            options=options,
+            out=out,
+            journal=journal.folder,
+        )
+        write_shards(job, plan, journal, watch)
+        watch.begin("finish", None)
+        report = _report_so_far(base)
+        first = {row.index: row for row in rows}
+        finish(out, base, options.dry_run, report, journal, lambda new: _relocated(new, first))
+    report.out, report.dry_run = os.fspath(out), options.dry_run
+    return report
+
+
+@contextmanager
+def _journal(out: Path, options: ConvertOptions) -> Iterator[Journal]:
+    if options.overwrite:
+        raise ConfigError(
+            "--retry adds to a dataset; --overwrite would remove it: give one of them"
+        )
+    if options.dry_run:
+        with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
+            yield Journal(Path(folder))
+        return
+    shutil.rmtree(out / f"{JOURNAL_DIR}{TEMPORARY_SUFFIX}", ignore_errors=True)
+    was_there = (out / JOURNAL_DIR).exists()
+    journal = Journal(out / JOURNAL_DIR)
+    try:
+        if was_there and not journal.is_retry():
+            raise ConfigError(
+                f"{out}: holds an unfinished conversion; finish it with --resume first"
+            )
+        if was_there and not options.resume:
+            raise ConfigError(
+                f"{out}: holds an unfinished --retry; go on with --retry and --resume"
+            )
+        yield journal
+    finally:
+        journal.close()
+
+
+def _stage(
+    journal: Journal, out: Path, quarantine: Path, manifest: Manifest
+) -> tuple[Manifest, list[Rejected]]:
+    """Copy what the retry starts from into the journal, so that it can be continued from there."""
+    base_file, rows_file = journal.folder / _BASE, journal.folder / _ROWS
+    if base_file.exists():
+        base = msgspec.json.decode(base_file.read_bytes(), type=Manifest)
+        return base, list(read_quarantine(rows_file))
+    journal.clear()
+    write_file(journal.folder / RETRY_MARKER, b"")
+    tried, carried = _sort_out(out, quarantine, manifest)
+    write_file(rows_file, b"".join(msgspec.json.encode(row) + b"\n" for row, _ in tried))
+    write_file(journal.folder / _SOURCE, b"".join(raw + b"\n" for _, raw in tried))
+    save_rejected(journal.folder, "base", carried)
+    if manifest.shards:
+        for result in read_index(out, manifest.shards):
+            save_result(journal.folder, result, [])
+    # Last: it says that all the above is there.
+    write_file(base_file, msgspec.json.encode(manifest))
+    return manifest, [row for row, _ in tried]
+
+
+def _sort_out(
+    out: Path, quarantine: Path, manifest: Manifest
+) -> tuple[list[tuple[Rejected, bytes]], list[Rejected]]:
+    """Rows to try with the bytes of their record, and rows that stay rejected as they are."""
+    rows = {row.index: row for row in read_quarantine(out / QUARANTINE_FILE)}
+    seen: set[int] = set()
+    tried, carried = [], []
+    for row in read_quarantine(quarantine):
+        if row.index in seen:
+            raise RecordError(f"{quarantine}: two rows have the index {row.index}; remove one")
+        seen.add(row.index)
+        raw = record_bytes(row)
+        if raw is None:
+            carried.append(row)
+        else:
+            tried.append((row, raw))
+    carried += [row for index, row in rows.items() if index not in seen]
+    if not tried:
+        raise ConfigError(f"{quarantine}: holds no record to retry")
+    if manifest.shards:
+        _refuse_known(out, quarantine, [row.index for row, _ in tried])
+    return tried, carried
+
+
+def _refuse_known(out: Path, quarantine: Path, indices: list[int]) -> None:
+    with closing(sqlite3.connect(f"file:{out / INDEX_FILE}?mode=ro", uri=True)) as database:
+        for index in indices:
+            found = database.execute(
+                "SELECT 1 FROM samples WHERE sample_key = ?", (sample_key(index),)
+            ).fetchone()
+            if found:
+                raise RecordError(
+                    f"{quarantine}: record {index} is in the dataset already; remove its row"
+                )
+
+
+def _plan(
+    journal: Journal,
+    base: Manifest,
+    rows: list[Rejected],
+    folder: ImageFolder,
+    options: ConvertOptions,
+    watch: Watch,
+) -> Plan:
+    source = open_source(journal.folder / _SOURCE)
+    inputs = {"retry": source.fingerprint(), "images": folder.root, **options.deciding()}
+    plan = journal.load_plan(inputs)
+    if plan is None:
+        watch.begin("plan", None)
+        first: dict[str, int] = {}
+        for shard in base.shards:
+            number = int(shard.name.removesuffix(".tar").rpartition("-")[2])
+            first[shard.split] = max(first.get(shard.split, 0), number + 1)
+        plan = make_plan(
+            source,
+            folder,
+            options,
+            journal.rows,
+            ordinals=np.array([row.index for row in rows], dtype=np.uint64),
+            first_number=first,
+        )
+        journal.save_plan(plan, inputs)
+    return plan
+
+
+def _report_so_far(base: Manifest) -> ConvertReport:
+    """What stays true of the first report; the rest is counted again, over all shards."""
+    stored = msgspec.convert(base.report, ConvertReport)
+    return ConvertReport(
+        records=stored.records,
+        turns=stored.turns,
+        repairs=stored.repairs,
+        warnings=stored.warnings,
+        warning_examples=stored.warning_examples,
+    )
+
+
+def _relocated(rows: Iterable[Rejected], first: dict[int, Rejected]) -> Iterator[Rejected]:
+    """Rows with their place in the source, not in the list of what was tried again."""
+    for row in rows:
+        old = first.get(row.index, row)
+        row.source, row.byte, row.line = old.source, old.byte, old.line
+        yield row
