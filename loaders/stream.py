@@ -84,7 +84,8 @@ def open_dataset(
         split: name of the split.
         shuffle_buffer_size: shuffle shards, and samples through a buffer of this size.
         num_workers: processes that read.
-        repeat: go on endlessly instead of for one epoch.
+        repeat: go on endlessly instead of for one epoch. Each worker repeats its own share, so
+            with several workers the samples of a smaller share come somewhat more often.
         seed: of the shuffling.
         max_pixels: largest width x height that `decode_images` of a sample lets through.
 

@@ -158,3 +158,31 @@ def write_manifest(root: Path, shards: list[dict[str, Any]]) -> None:
         "report": {},
     }
     (root / "neva-prep.json").write_text(json.dumps(manifest))
+
+
+def write_source(root: Path, records: int = 12) -> tuple[Path, Path]:
+    """A valid LLaVA source and its image folder; record 3 has no image, record 5 has two."""
+    images = root / "pictures"
+    images.mkdir(parents=True)
+    rows = []
+    for number in range(records):
+        count = {3: 0, 5: 2}.get(number, 1)
+        names = [f"{number}-{place}.{'png' if place else 'jpg'}" for place in range(count)]
+        for place, name in enumerate(names):
+            (images / name).write_bytes(
+                picture(40 + number, 30 + place, "PNG" if place else "JPEG")
+            )
+        rows.append(
+            {
+                "id": f"id-{number}",
+                **({"image": names} if names else {}),
+                "conversations": [
+                    {"from": "human", "value": "<image>\n" * count + f"Question {number}?"},
+                    {"from": "gpt", "value": f"Answer {number}."},
+                ],
+                "score": number / 8,
+            }
+        )
+    source = root / "llava.json"
+    source.write_text(json.dumps(rows))
+    return source, images
