@@ -12,10 +12,10 @@ from .errors import NevaPrepError
 
 # command -> (where it lives, one line for --help). Kept here so that --help imports nothing else.
 COMMANDS = {
-    "convert": ("dataprep.commands:convert", "Turn a source and its images into verified shards."),
-    "inspect": ("dataprep.commands:inspect", "Show a sample of a dataset in the terminal."),
-    "verify": ("dataprep.commands:verify", "Re-read a dataset and check everything in it."),
-    "demo": ("dataprep.commands:demo", "The main job end to end on pictures that it draws."),
+    "convert": ("dataprep.convert_command:convert", "Turn a source and its images into verified shards."),
+    "inspect": ("dataprep.look_commands:inspect", "Show a sample of a dataset in the terminal."),
+    "verify": ("dataprep.look_commands:verify", "Re-read a dataset and check everything in it."),
+    "demo": ("dataprep.look_commands:demo", "The main job end to end on pictures that it draws."),
 }
 
 

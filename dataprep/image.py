@@ -30,6 +30,8 @@ EXTENSIONS = {
     "ICO": "ico",
     "JPEG2000": "jp2",
 }
+# A JPEG of several pictures (MPO) is opened by the reader of JPEG.
+_READERS = [name for name in EXTENSIONS if name != "MPO"]
 SAME_EXTENSION = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "mpo": "jpg", "tiff": "tif"}
 SAME_EXTENSION |= {"pgm": "ppm", "pbm": "ppm", "pnm": "ppm", "j2k": "jp2", "apng": "png"}
 _NO_SIZE = frozenset((0xD8, 0x01, *range(0xD0, 0xD8)))
@@ -80,7 +82,7 @@ def decode_fully(data: Bytes) -> None:
     from PIL import Image
 
     try:
-        with _quiet(), Image.open(io.BytesIO(data), formats=list(EXTENSIONS)) as image:
+        with _quiet(), Image.open(io.BytesIO(data), formats=_READERS) as image:
             image.load()
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files.
         _reject("corrupt_image", f"cannot be decoded: {_one_line(error)}")
@@ -115,7 +117,7 @@ def _pillow_header(data: Bytes) -> Header:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _quiet(), Image.open(io.BytesIO(data), formats=list(EXTENSIONS)) as image:
+        with _quiet(), Image.open(io.BytesIO(data), formats=_READERS) as image:
             return Header(EXTENSIONS[str(image.format)], *image.size)
     except UnidentifiedImageError:
         reason = "truncated_image" if _begins_like_an_image(data) else "not_an_image"
@@ -123,7 +125,7 @@ def _pillow_header(data: Bytes) -> Header:
     except Image.DecompressionBombError as error:
         _reject("too_many_pixels", _one_line(error))
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files.
-        _reject("corrupt_image", f"its header cannot be read: {_one_line(error)}")
+        _reject("corrupt_image", f"has a header that cannot be read: {_one_line(error)}")
 
 
 def _begins_like_an_image(data: Bytes) -> bool:
@@ -147,7 +149,7 @@ def _check_end(data: Bytes, extension: str) -> None:
     else:
         return
     if not whole:
-        _reject("truncated_image", f"its end is missing: the file stops after {len(data):,} bytes")
+        _reject("truncated_image", f"stops after {len(data):,} bytes: its end is missing")
 
 
 def _ends_after_scan(data: bytes) -> bool:

@@ -11,12 +11,14 @@ from typing import Self
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     SpinnerColumn,
     Task,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -84,6 +86,41 @@ class ProgressBar(Watch, AbstractContextManager["ProgressBar"]):
         self._shown = now
         told = f"{rejected:,} rejected" if rejected else ""
         self._progress.update(self._task, completed=records, written=written, rejected=told)
+        self._progress.refresh()
+
+
+class BytesBar(AbstractContextManager["BytesBar"]):
+    """Shows how many bytes of how many are read."""
+
+    def __init__(self, console: Console, what: str) -> None:
+        self._progress = Progress(
+            TextColumn(what),
+            BarColumn(bar_width=30),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """So many bytes of so many are read."""
+        self._progress.update(self._task, completed=done, total=total)
         self._progress.refresh()
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .reasons import REJECTIONS, REPAIRS, WARNINGS
 from .report import ConvertReport
+from .verify import VerifyReport
 
 
 def show_report(report: ConvertReport, console: Console) -> None:
@@ -24,6 +25,20 @@ def show_report(report: ConvertReport, console: Console) -> None:
     )
     console.print(_reasons("Repaired", report.repairs, REPAIRS, {}, ""))
     console.print(_reasons("Noticed", report.warnings, WARNINGS, report.warning_examples, ""))
+
+
+def show_verified(report: VerifyReport, console: Console) -> None:
+    """Print what was read of a dataset, and everything that is off."""
+    console.print(
+        f"Read {report.shards:,} shards, {report.samples:,} samples, {report.images:,} images, "
+        f"{report.turns:,} turns ({_bytes(report.bytes)})"
+    )
+    for finding in report.findings:
+        console.print(Text(_plain(str(finding)), "red"), soft_wrap=True)
+    if report.found > len(report.findings):
+        console.print(f"... and {report.found - len(report.findings):,} more")
+    verdict = f"{report.found:,} findings: not whole" if report.found else "Nothing is off: whole"
+    console.print(Text(verdict, "bold red" if report.found else "bold green"))
 
 
 def _totals(report: ConvertReport) -> Table:

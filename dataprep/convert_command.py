@@ -1,4 +1,4 @@
-"""The commands that prepare data: each parses, calls one function, and prints."""
+"""The command `neva-prep convert`: parses, calls one function, prints the report."""
 
 from __future__ import annotations
 

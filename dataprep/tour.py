@@ -1,0 +1,86 @@
+"""The demo: each stop of the main job, one after the other, on pictures that it draws."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from ..errors import NevaPrepError
+from ..loaders.shard import find_sample
+from .convert import convert
+from .demo import DemoSource, draw_demo
+from .options import ConvertOptions
+from .preview import show_sample
+from .report import ConvertReport
+from .show_report import show_report, show_verified
+from .verify import verify
+
+
+def run_demo(folder: Path, console: Console, *, pictures: int, seed: int, overwrite: bool) -> None:
+    """Draw, convert, verify, look, stream; print what a user would see.
+
+    Raises:
+        NevaPrepError: a stop did not give what it should; the demo is a test, too.
+    """
+    shards = folder / "shards"
+    _headline(console, f"Draw {pictures} pictures with questions", f"{folder}/shapes.json")
+    source = draw_demo(folder, pictures=pictures, seed=seed)
+    _headline(
+        console,
+        "Convert them",
+        f"neva-prep convert {source.source} --images {source.images} --out {shards} "
+        "--split train=0.9,val=0.1 --shard-size 1MB",
+    )
+    options = ConvertOptions(
+        split={"train": 0.9, "val": 0.1}, shard_size_bytes=1_000_000, overwrite=overwrite
+    )
+    report = convert(source.source, source.images, shards, options)
+    show_report(report, console)
+    _expect(report.rejections == source.broken, f"rejected {report.rejections}", source)
+    _headline(console, "Verify every byte", f"neva-prep verify {shards}")
+    checked = verify(shards)
+    show_verified(checked, console)
+    _expect(checked.is_whole, "the dataset is not whole", source)
+    _headline(console, "Look at two samples", f"neva-prep inspect {shards} --index 0")
+    for index in (0, report.samples - 1):
+        show_sample(find_sample(shards, index=index), console)
+        console.print()
+    _headline(console, "Stream an epoch through megatron-energon", "open_dataset(...)")
+    _stream(shards, report, console, source)
+
+
+def _stream(shards: Path, report: ConvertReport, console: Console, source: DemoSource) -> None:
+    # Importing energon takes seconds: only now.
+    from ..loaders import open_dataset
+
+    for split, expected in report.splits.items():
+        start = time.perf_counter()
+        samples = pixels = 0
+        for sample in open_dataset(shards, split=split):
+            samples += 1
+            pixels += sum(image.width * image.height for image in sample.decode_images())
+        seconds = time.perf_counter() - start
+        console.print(
+            Text(
+                f"{split}: {samples} samples, {pixels / 1e6:.1f} megapixels decoded, "
+                f"{samples / seconds:,.0f} samples a second"
+            )
+        )
+        _expect(samples == expected, f"{split} gave {samples} of {expected} samples", source)
+
+
+def _headline(console: Console, what: str, how: str) -> None:
+    console.print()
+    console.print(Rule(Text(what, "bold"), align="left"))
+    console.print(Text(f"$ {how}" if how.startswith("neva-prep") else how, "dim"))
+
+
+def _expect(holds: bool, finding: str, source: DemoSource) -> None:
+    if not holds:
+        raise NevaPrepError(
+            f"demo of {source.source}: {finding}; please report this with the folder"
+        )
