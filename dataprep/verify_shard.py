@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
 from ..errors import ImageError, NevaPrepError, RecordError, ShardError
-from ..loaders.decode import decode_image, image_size
+from ..loaders.decode import check_image, image_size
 from ..loaders.format import ShardEntry
 from ..loaders.members import JSON_MEMBER, SampleRecord, read_record
 from ..loaders.shard import open_index
@@ -129,7 +129,7 @@ class _ShardChecker:
             self.note(f"has {reader.size:,} bytes, the manifest says {entry.bytes:,}")
         elif digest != entry.xxh3_128:
             self.note(f"its bytes have changed: xxh3_128 is {digest}, was {entry.xxh3_128}")
-            self._find_undecodable()
+            self._find_damaged_images()
 
     def _end_sample(self, members: list[Member]) -> None:
         key, number = members[0].key, self.facts.samples
@@ -173,19 +173,18 @@ class _ShardChecker:
                     offset=image.start,
                 )
 
-    def _find_undecodable(self) -> None:
+    def _find_damaged_images(self) -> None:
         """Narrow changed bytes down, as far as images show that they are damaged."""
-        with self.path.open("rb") as file:
-            try:
-                for member in TarReader(file).members():
-                    if member.name != JSON_MEMBER:
-                        try:
-                            decode_image(member.data, name=member.name)
-                        except ImageError as error:
-                            what, _ = split_message(error)
-                            self.note(what, key=member.key, offset=member.start)
-            except BrokenTarError:
-                pass  # Reported by the first walk.
+        known = {(finding.key, finding.offset) for finding in self.facts.findings}
+        with self.path.open("rb") as file, suppress(BrokenTarError):  # The first walk told of it.
+            for member in TarReader(file).members():
+                if member.name == JSON_MEMBER or (member.key, member.start) in known:
+                    continue
+                try:
+                    check_image(member.data, name=member.name)
+                except ImageError as error:
+                    what, _ = split_message(error)
+                    self.note(what, key=member.key, offset=member.start)
 
     def compare_idx(self) -> None:
         """Hold the .tar.idx against where samples begin."""

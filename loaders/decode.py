@@ -91,6 +91,17 @@ def image_size(data: bytes, *, name: str = "image") -> tuple[int, int]:
         return image.size
 
 
+def check_image(data: bytes, *, name: str = "image") -> None:
+    """Look for damage as closely as the format allows: checksums, then all pixels.
+
+    Raises:
+        ImageError: there is damage.
+    """
+    with _opened(data, name) as image:
+        image.verify()
+    decode_image(data, name=name)
+
+
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """An image whose header is read; whatever Pillow raises on it becomes an ImageError."""

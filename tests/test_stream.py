@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from handmade import members, valid_shards, write_dataset, write_source
@@ -222,13 +223,13 @@ def test_a_sample_that_goes_missing_on_the_way_is_noticed(
 ) -> None:
     from megatron.energon import Cooker, SkipSample, stateless
 
-    from neva_prep.loaders import stream
+    from neva_prep.loaders import sample, stream
 
-    @stateless
-    def skip_one(crude):
+    @stateless  # type: ignore[untyped-decorator]
+    def skip_one(crude: dict[str, Any]) -> Any:
         if crude["__key__"] == "000000001":
             raise SkipSample
-        return stream.cook_or_fail(crude)
+        return sample.cook_or_fail(crude)
 
     monkeypatch.setattr(stream.ConversationTaskEncoder, "cookers", (Cooker(skip_one),))
     with pytest.raises(ShardError, match="gave 4 samples, its index says 5"):

@@ -108,8 +108,8 @@ def load_with_energon_alone(path: Path, *, decode: bool) -> None:
         stateless,
     )
 
-    @stateless
-    def cook(crude):
+    @stateless  # type: ignore[untyped-decorator]
+    def cook(crude: dict[str, Any]) -> Any:
         return TextSample(**basic_sample_keys(crude), text=str(sorted(crude)))
 
     class Encoder(DefaultTaskEncoder):  # type: ignore[misc]
