@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class Rejected(msgspec.Struct, kw_only=True):
     record: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """The record itself; correct it here, or correct its images, and convert with --retry."""
     record_text: str | msgspec.UnsetType = msgspec.UNSET
-    """Its text, where that is no JSON."""
+    """Its text instead, where that is no JSON, or none that a strict reader takes."""
 
 
 def reject(
@@ -66,11 +65,10 @@ def reject(
         message=_text(f"{where}: {error}; {REJECTIONS[error.reason]}"),
         fix=REJECTIONS[error.reason],
     )
-    if value is _NO_JSON:
-        row.record_text = raw.decode("utf-8", "backslashreplace")
+    if value is not _NO_JSON and _is_strict(raw):
+        row.record = msgspec.Raw(_unfold(raw))
     else:
-        one_line = b"\n" not in raw and b"\r" not in raw
-        row.record = msgspec.Raw(raw if one_line else json.dumps(value).encode())
+        row.record_text = raw.decode("utf-8", "backslashreplace")
     return row
 
 
@@ -90,7 +88,7 @@ def record_bytes(row: Rejected) -> bytes | None:
         raw = bytes(row.record)
     elif isinstance(row.record_text, str):
         value = _parse(row.record_text.encode())
-        raw = b"" if value is _NO_JSON else json.dumps(value).encode()
+        raw = b"" if value is _NO_JSON else _unfold(row.record_text.strip().encode())
     else:
         raw = b""
     return raw if raw.startswith(b"{") else None
@@ -121,6 +119,21 @@ def _count_lines(source: Source, start: int, stop: int) -> int:
     return sum(
         source.data[at : min(at + step, stop)].count(b"\n") for at in range(start, stop, step)
     )
+
+
+def _is_strict(raw: bytes) -> bool:
+    """Whether a row that holds this can be read again: half a surrogate pair, say, prevents it."""
+    try:
+        # A hundred levels to spare: a row must be readable from wherever it is read.
+        msgspec.json.decode(b"[" * 100 + raw + b"]" * 100, type=msgspec.Raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _unfold(raw: bytes) -> bytes:
+    """A JSON text on one line: in it a line break stands only where a space may."""
+    return raw.replace(b"\n", b" ").replace(b"\r", b" ")
 
 
 def _parse(raw: bytes) -> Any:
