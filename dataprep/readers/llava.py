@@ -55,6 +55,8 @@ def _read_slowly(raw: bytes) -> _Row:
         _reject("not_an_object", f"is {_kind(row)}, not an object")
     if not isinstance(row.get("id"), str | int | float | None) or isinstance(row.get("id"), bool):
         _reject("bad_id", f"'id' is {_kind(row['id'])}")
+    if isinstance(row.get("id"), str) and not _is_text(row["id"]):
+        _reject("lone_surrogate", "'id' holds half of a surrogate pair")
     if "conversations" not in row:
         _reject("missing_conversations", f"has no 'conversations'; its keys: {_keys(row)}")
     if not isinstance(row["conversations"], list):
@@ -68,6 +70,8 @@ def _read_slowly(raw: bytes) -> _Row:
         for path in paths:
             if not isinstance(path, str):
                 _reject("bad_image_field", f"'{field}' holds {_kind(path)}, not a path")
+            if not _is_text(path):
+                _reject("bad_path", f"'{field}' holds half of a surrogate pair: {path!a}")
     return _Row(
         conversations=turns, id=row.get("id"), image=row.get("image"), images=row.get("images")
     )
