@@ -236,7 +236,8 @@ def _slow_lengths(source: Source, at: int, count: int) -> list[int]:
 
 def _raw_lengths(text: str) -> tuple[list[int], json.JSONDecodeError]:
     """Byte lengths of the leading whole records of a text, and what stopped the reading."""
-    decoder, at = json.JSONDecoder(), 0
+    # Python refuses to parse integers of more than 4,300 digits; here they are only skipped.
+    decoder, at = json.JSONDecoder(parse_int=str), 0
     lengths: list[int] = []
     while True:
         try:
