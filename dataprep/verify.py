@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
-from ..loaders.format import Manifest, read_manifest
+from ..errors import ConfigError, ShardError
+from ..loaders.format import QUARANTINE_FILE, Manifest, read_manifest
 from .verify_metadata import (
     check_files,
     check_index,
@@ -94,12 +94,17 @@ def verify(
 
     Raises:
         ConfigError: fewer than one worker.
-        ShardError: there is no manifest that could be compared with.
+        ShardError: there is no manifest to compare with, or no sample in the dataset.
     """
     if workers < 1:
         raise ConfigError(f"--workers {workers}: must be 1 or more")
     dataset = Path(path)
     manifest = read_manifest(dataset)
+    if not manifest.shards:
+        raise ShardError(
+            f"{dataset}: holds no samples: every record was rejected; correct what "
+            f"{QUARANTINE_FILE} says, then run neva-prep convert --retry"
+        )
     findings = [
         *check_metadata(dataset, manifest),
         *check_files(dataset, manifest),

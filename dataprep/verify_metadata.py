@@ -96,7 +96,7 @@ def check_files(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
             yield Finding(
                 file=file.name,
                 what="is left over from a conversion that did not finish",
-                fix="run the same convert with --resume",
+                fix="run the same command with --resume",
             )
 
 

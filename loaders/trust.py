@@ -95,8 +95,9 @@ def read_shard_samples(dataset: Path) -> dict[str, int]:
         if not dataset.is_dir():
             raise ShardError(f"{dataset}: no such folder; give the --out of a convert") from error
         raise ShardError(
-            f"{dataset}: has no {INFO_FILE}, which is written last: no dataset is here, or its "
-            "conversion is not finished; run neva-prep convert ... --resume"
+            f"{dataset}: has no {INFO_FILE}, which is written last: no dataset is here, every "
+            "record was rejected, or the conversion is not finished; run the same neva-prep "
+            "convert with --resume"
         ) from error
     except (OSError, KeyError, msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ShardError(f"{file}: cannot be read ({error}); convert again") from error
