@@ -23,7 +23,7 @@ from .quarantine import Rejected
 
 
 def write_quarantine(out: Path, rows: Iterable[Rejected]) -> None:
-    """Write quarantine.jsonl, however long.
+    """Write quarantine.jsonl, however long; a dataset that is there stops being whole.
 
     Raises:
         ShardError: the disk refuses.
@@ -34,6 +34,7 @@ def write_quarantine(out: Path, rows: Iterable[Rejected]) -> None:
             file.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
+        _uncommit(out)
         publish(path)
 
 

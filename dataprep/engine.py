@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShardError
+from .files import told
 from .folder import ImageFolder
 from .journal import save_result
 from .options import ConvertOptions
@@ -134,7 +135,8 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         self.journal = job.journal
-        rows = np.load(job.journal / "plan.npy", mmap_mode="r")
+        with told(job.journal / "plan.npy", "read"):
+            rows = np.load(job.journal / "plan.npy", mmap_mode="r")
         self.maker = ShardMaker(
             open_source(job.source),
             job.source_name,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from ..errors import ShardError
 
@@ -56,12 +57,17 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turn a refusal of the operating system into an error that says what to do."""
+def told(path: Path, what: Literal["written", "read"] = "written") -> Iterator[None]:
+    """Turn a refusal of the operating system into an error that says what to do.
+
+    Args:
+        path: for the message.
+        what: what is being done with it.
+    """
     try:
         yield
     except OSError as error:
         raise ShardError(
-            f"{path}: cannot be written: {error.strerror or error}; see to the disk, then run the "
+            f"{path}: cannot be {what}: {error.strerror or error}; see to the disk, then run the "
             "same command again with --resume"
         ) from error

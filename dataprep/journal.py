@@ -19,13 +19,16 @@ import msgspec
 import numpy as np
 
 from ..errors import ConfigError, ShardError
-from .files import sync_folder, temporary, told, write_file
+from .files import TEMPORARY_SUFFIX, sync_folder, temporary, told, write_file
 from .plan import Plan, ShardPlan
 from .quarantine import Rejected
 from .shard import ShardResult
 
 RETRY_MARKER = "retry"
 """A file in a journal that a `--retry` began."""
+OVERWRITE_MARKER = "overwrite"
+"""A file in a journal while what was there before is being removed."""
+_LOCK = "lock"
 _LOCK_SECONDS = 5.0
 
 
@@ -78,7 +81,7 @@ class Journal:
         with told(folder):
             folder.mkdir(parents=True, exist_ok=True)
             # Workers inherit the lock: it is free once the last of them has gone.
-            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
@@ -110,10 +113,12 @@ class Journal:
         """
         path = self.folder / "plan.json"
         try:
-            stored = msgspec.json.decode(path.read_bytes(), type=PlanFile)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.DecodeError) as error:
+            with told(path, "read"):
+                content = path.read_bytes() if path.exists() else None
+            if content is None:
+                return None
+            stored = msgspec.json.decode(content, type=PlanFile)
+        except msgspec.DecodeError as error:
             raise ShardError(
                 f"{path}: cannot be read ({error}); start again with --overwrite"
             ) from error
@@ -130,6 +135,10 @@ class Journal:
         """Whether a `--retry` is under way, rather than a first conversion."""
         return (self.folder / RETRY_MARKER).exists()
 
+    def is_overwrite(self) -> bool:
+        """Whether what was there before is not wholly removed yet."""
+        return (self.folder / OVERWRITE_MARKER).exists()
+
     def is_done(self, shard: ShardPlan) -> bool:
         """Whether a shard was finished, now or before."""
         return (self.folder / f"{shard.name}.json").exists()
@@ -138,7 +147,9 @@ class Journal:
         """Every finished shard, sorted by name, one at a time."""
         decode = msgspec.json.Decoder(ShardResult).decode
         for path in sorted(self.folder.glob("*.tar.json")):
-            yield decode(path.read_bytes())
+            with told(path, "read"):
+                content = path.read_bytes()
+            yield decode(content)
 
     def rejected(self) -> Iterator[Rejected]:
         """Every rejected record of the finished shards, in the order of the source.
@@ -155,10 +166,14 @@ class Journal:
                         start.append(start[-1] + len(line))
                         target.write(line)
         decode = msgspec.json.Decoder(Rejected).decode
-        with together.open("rb") as file:
+        with told(together, "read"):
+            file = together.open("rb")
+        with file:
             for place in np.argsort(np.asarray(index), kind="stable").tolist():
-                file.seek(start[place])
-                yield decode(file.read(start[place + 1] - start[place]))
+                with told(together, "read"):
+                    file.seek(start[place])
+                    row = file.read(start[place + 1] - start[place])
+                yield decode(row)
 
     def close(self) -> None:
         """Unlock."""
@@ -176,7 +191,18 @@ class Journal:
         shutil.rmtree(gone, ignore_errors=True)
 
     def clear(self) -> None:
-        """Forget everything, and keep the lock."""
-        for path in self.folder.iterdir():
-            if path.name != "lock":
-                path.unlink()
+        """Forget everything, and keep the lock; what the journal is for is forgotten last."""
+        last = (RETRY_MARKER, OVERWRITE_MARKER)
+        with told(self.folder):
+            names = {path.name for path in self.folder.iterdir()} - {_LOCK}
+            for name in [*names.difference(last), *(name for name in last if name in names)]:
+                (self.folder / name).unlink()
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a journal's folder holds anything of a conversion.
+
+    One that was killed at its very start leaves a folder with a lock, and has touched nothing.
+    """
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return any(name != _LOCK and not name.endswith(TEMPORARY_SUFFIX) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,8 +124,11 @@ class TarWriter:
     def abandon(self) -> None:
         """Remove what was written; nothing happens after `finish`."""
         if self._fd >= 0 and self.path is not None:
-            self._close()
-            temporary(self.path).unlink(missing_ok=True)
+            # Mostly something else has failed already, and that is what must be told; what cannot
+            # be removed here is removed at the end.
+            with suppress(OSError):
+                self._close()
+                temporary(self.path).unlink()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

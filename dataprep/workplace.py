@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..loaders.format import INFO_FILE, JOURNAL_DIR, MANIFEST_FILE, META_DIR, QUARANTINE_FILE
-from .files import TEMPORARY_SUFFIX, told
-from .journal import Journal
+from .files import TEMPORARY_SUFFIX, told, write_file
+from .journal import OVERWRITE_MARKER, RETRY_MARKER, Journal, is_begun
 from .options import ConvertOptions
 
 _SHARD = re.compile(r"[A-Za-z][A-Za-z0-9_]*-\d{6,}\.tar(\.idx)?")
@@ -39,7 +39,8 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
         return
     journal = Journal(out / JOURNAL_DIR)
     try:
-        if options.overwrite:
+        # One that was killed while it removed the old dataset goes on with that first.
+        if options.overwrite or journal.is_overwrite():
             _empty(out, journal)
         yield journal
     finally:
@@ -48,7 +49,7 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
 
 def is_finished(out: Path) -> bool:
     """Whether a conversion came to its end here, with or without samples."""
-    return (out / MANIFEST_FILE).exists() and not (out / JOURNAL_DIR).exists()
+    return (out / MANIFEST_FILE).exists() and not is_begun(out / JOURNAL_DIR)
 
 
 def _refuse_foreign(out: Path, options: ConvertOptions) -> None:
@@ -79,7 +80,9 @@ def _is_ours(name: str) -> bool:
 
 
 def _empty(out: Path, journal: Journal) -> None:
+    write_file(journal.folder / OVERWRITE_MARKER, b"")
     with told(out):
+        (journal.folder / RETRY_MARKER).unlink(missing_ok=True)
         # The commit marker first: what is half removed must not look whole.
         (out / INFO_FILE).unlink(missing_ok=True)
         for path in sorted(out.iterdir()):
