@@ -9,7 +9,7 @@ from ..errors import RecordError
 from ..loaders.format import IMAGE_PLACEHOLDER
 from .readers.record import Record, Turn
 
-_DIALOGUE = ("human", "gpt")
+_DIALOGUE = ["human", "gpt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,9 @@ class Placeholders:
     """In gpt and system turns: plain text."""
 
 
+_NONE = Placeholders(0, 0)
+
+
 def check_turns(turns: list[Turn]) -> Placeholders:
     """Check the roles and texts of a conversation.
 
@@ -31,28 +34,19 @@ def check_turns(turns: list[Turn]) -> Placeholders:
     if not turns:
         _reject("empty_conversation", "the conversation is empty")
     first = 1 if turns[0].role == "system" else 0
-    if first == len(turns):
-        _reject("empty_conversation", "the conversation is only a system turn")
-    asked = answered = 0
-    for number, turn in enumerate(turns):
-        # The usual turn passes both tests; only a bad one is looked at closer.
-        is_human = (number - first) % 2 == 0
-        if number >= first and turn.role != _DIALOGUE[not is_human]:
-            _reject_role(turns, number, first)
-        value = turn.value
-        if not value or value.isspace():
-            _reject("empty_value", f"turn {number} ({turn.role}) has an empty 'value'")
-        if "\0" in value:
-            _reject("nul_in_text", f"turn {number} ({turn.role}) holds a NUL character")
-        if "<" in value:
-            count = value.count(IMAGE_PLACEHOLDER)
-            if number >= first and is_human:
-                asked += count
-            else:
-                answered += count
-    if turns[-1].role != "gpt":
-        _reject("no_answer", f"the last turn ({len(turns) - 1}) is {turns[-1].role!r}, not 'gpt'")
-    return Placeholders(asked, answered)
+    roles = [turn.role for turn in turns[first:]]
+    values = [turn.value for turn in turns]
+    text = "".join(values)
+    # The usual conversation passes these tests at once; only a bad one is looked at closer.
+    pairs, odd = divmod(len(roles), 2)
+    if odd or not pairs or roles != _DIALOGUE * pairs or not all(map(str.strip, values)):
+        _reject_turns(turns, first)
+    if "\0" in text:
+        _reject_turns(turns, first)
+    if IMAGE_PLACEHOLDER not in text:
+        return _NONE
+    asked = sum(value.count(IMAGE_PLACEHOLDER) for value in values[first::2])
+    return Placeholders(asked, sum(value.count(IMAGE_PLACEHOLDER) for value in values) - asked)
 
 
 def check_placeholders(record: Record, placeholders: Placeholders, *, insert: bool) -> bool:
@@ -80,6 +74,20 @@ def check_placeholders(record: Record, placeholders: Placeholders, *, insert: bo
         "placeholder_mismatch",
         f"human turns have {placeholders.asked} '{IMAGE_PLACEHOLDER}' for {images} image(s)",
     )
+
+
+def _reject_turns(turns: list[Turn], first: int) -> NoReturn:
+    """Say what is wrong with the first bad turn of a conversation that is known to have one."""
+    if first == len(turns):
+        _reject("empty_conversation", "the conversation is only a system turn")
+    for number, turn in enumerate(turns):
+        if number >= first and turn.role != _DIALOGUE[(number - first) % 2]:
+            _reject_role(turns, number, first)
+        if not turn.value.strip():
+            _reject("empty_value", f"turn {number} ({turn.role}) has an empty 'value'")
+        if "\0" in turn.value:
+            _reject("nul_in_text", f"turn {number} ({turn.role}) holds a NUL character")
+    _reject("no_answer", f"the last turn ({len(turns) - 1}) is {turns[-1].role!r}, not 'gpt'")
 
 
 def _reject_role(turns: list[Turn], number: int, first: int) -> NoReturn:

@@ -27,7 +27,6 @@ from .shard import ShardMaker
 from .source import open_source
 
 _TICK_SECONDS = 0.1
-_TICK_RECORDS = 64
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -88,8 +87,7 @@ def _run_here(job: Job, shards: Sequence[ShardPlan], tick: Callable[[Tally], Non
         def progress(written: int, records: int, rejected: int, base: Tally = base) -> None:
             nonlocal latest
             latest = Tally(base.bytes + written, base.records + records, base.rejected + rejected)
-            if records % _TICK_RECORDS == 0 or records == 1:
-                tick(latest)
+            tick(latest)
 
         maker.write(shard, progress)
         base = replace(latest, shard_ended=True)

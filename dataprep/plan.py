@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ import xxhash
 from ..errors import RecordError
 from .folder import ImageFolder
 from .options import ConvertOptions
-from .source import Source, Span
+from .source import Source
 
 ROW = np.dtype([("ordinal", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("blocks", "<u4")])
 BLOCK_BYTES = 512
@@ -149,21 +150,21 @@ def _scan(
     bounds = _split_bounds(options.split.values())
     hash_bytes = xxhash.xxh3_64_intdigest
     with memoryview(source.data) as data:
-        for ordinal, span in enumerate(_limited(source, options.limit)):
-            raw = data[span.offset : span.offset + span.length]
+        for ordinal, (offset, length) in enumerate(islice(source.spans(), options.limit)):
+            raw = data[offset : offset + length]
             head = _read_head(raw)
             if head.id is None:
                 # The text decides the split; the ordinal keeps it from looking like a duplicate.
                 share, id_hash = hash_bytes(raw), hash_bytes(b"\0%d" % ordinal)
             else:
                 share = id_hash = hash_bytes(str(head.id).encode("utf-8", "surrogatepass"))
-            blocks = 2 + (span.length + 64) // BLOCK_BYTES
+            blocks = 2 + (length + 64) // BLOCK_BYTES
             for path in _paths(head):
                 size = folder.size(path)
                 blocks += 2 + size // BLOCK_BYTES
                 columns.image_hash.append(hash_bytes(path.encode("utf-8", "surrogatepass")))
-            columns.offset.append(span.offset)
-            columns.length.append(span.length)
+            columns.offset.append(offset)
+            columns.length.append(length)
             columns.blocks.append(min(blocks, 0xFFFFFFFF))
             columns.split.append(bisect_right(bounds, share))
             columns.id_hash.append(id_hash)
@@ -171,13 +172,6 @@ def _scan(
                 progress(ordinal)
             raw.release()
     return columns
-
-
-def _limited(source: Source, limit: int | None) -> Iterator[Span]:
-    for number, span in enumerate(source.spans()):
-        if limit is not None and number >= limit:
-            return
-        yield span
 
 
 def _read_head(raw: memoryview) -> _Head:

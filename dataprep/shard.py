@@ -29,6 +29,8 @@ from .readers.record import Record
 from .source import Source
 from .tar_writer import Part, TarWriter
 
+_PROGRESS_EVERY = 16
+
 
 class ShardResult(msgspec.Struct, kw_only=True):
     """What became of one shard; stored in the journal once the shard is durable."""
@@ -127,7 +129,10 @@ class ShardMaker:
                 images += len(entries)
                 for kind, what in notes:
                     counts[kind][what] += 1
-            progress(tar.offset, len(keys) + len(rejected), len(rejected))
+            done = len(keys) + len(rejected)
+            if done % _PROGRESS_EVERY == 0:
+                progress(tar.offset, done, len(rejected))
+        progress(tar.offset, len(keys) + len(rejected), len(rejected))
         result = ShardResult(
             name=plan.name,
             split=plan.split,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import xxhash
@@ -26,8 +27,7 @@ _HEAD = re.compile(rb'\{[ \t\r\n]*"[^"\\]{1,64}"')
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Where one record lies in its source."""
 
     offset: int
@@ -109,14 +109,6 @@ def open_source(path: Path) -> Source:
     )
 
 
-def line_of(source: Source, offset: int) -> int:
-    """Line number, from 1, of a byte in a source."""
-    line = 1
-    for at in range(0, offset, WINDOW_BYTES):
-        line += source.data[at : min(at + WINDOW_BYTES, offset)].count(b"\n")
-    return line
-
-
 def _is_one_record(source: Source) -> bool:
     """Whether the whole file is one record; an object that is no record is refused."""
     try:
@@ -161,15 +153,16 @@ def _array_spans(source: Source) -> Iterator[Span]:
             if head
             else None
         )
+        gap = _SEPARATOR.match
         while True:
             lengths = _window_lengths(data, at, cut) or _slow_lengths(source, at, count)
             for length in lengths:
                 yield Span(at, length)
                 at += length
-                gap = _SEPARATOR.match(data, at)
-                at = gap.end() if gap else _skip_space(data, at)
+                match = gap(data, at)
+                at = match.end() if match else _skip_space(data, at)
             count += len(lengths)
-            if not gap:
+            if not match:
                 break
     _expect_end(source, at, count)
 

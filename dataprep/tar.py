@@ -23,6 +23,8 @@ def _blank() -> bytes:
 
 _BLANK = _blank()
 _BLANK_SUM = sum(_BLANK)
+_ZEROS = bytes(MAX_NAME_BYTES)
+_OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
 
 
 def member_header(name: str, size: int) -> bytes:
@@ -39,16 +41,7 @@ def member_header(name: str, size: int) -> bytes:
     length = b"%011o\0" % size
     assert len(encoded) <= MAX_NAME_BYTES and len(length) == 12
     checksum = b"%06o\0 " % (_BLANK_SUM + sum(encoded) + sum(length))
-    return b"".join(
-        (
-            encoded.ljust(100, b"\0"),
-            _BLANK[100:124],
-            length,
-            _BLANK[136:148],
-            checksum,
-            _BLANK[156:],
-        )
-    )
+    return b"".join((encoded, _ZEROS[len(encoded) :], _OWNER, length, _TIME, checksum, _REST))
 
 
 def padding(size: int) -> int:

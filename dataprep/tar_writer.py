@@ -10,10 +10,13 @@ from typing import NamedTuple
 import xxhash
 
 from .files import publish, temporary, told, write_all
-from .tar import BLOCK_BYTES, archive_end, member_header, padding
+from .tar import BLOCK_BYTES, archive_end, member_header
 
 # Large enough that a write costs little, small enough to stay in the processor's cache.
 BUFFER_BYTES = 8 << 20
+_ZEROS = bytes(BLOCK_BYTES)
+_SPARE = 3 * BLOCK_BYTES
+"""Of a member beside its content: header, padding, and the byte by which files may grow."""
 
 
 class Part(NamedTuple):
@@ -66,29 +69,32 @@ class TarWriter:
         Returns:
             The content, as long as it really is; valid until the next call.
         """
-        self._reserve(size + 1)
-        at, end = self._end + BLOCK_BYTES, self._end + BLOCK_BYTES + size + 1
+        if self._end + size + _SPARE > len(self._buffer):
+            self._reserve(size)
+        start = at = self._end + BLOCK_BYTES
         # One byte more than expected: a file that grows meanwhile is noticed by the caller.
-        while at < end and (got := os.readv(fd, [self._view[at:end]])):
+        end = start + size + 1
+        while got := os.readv(fd, [self._view[at:end]]):
             at += got
-            if at == end - 1:
+            if at >= end - 1:
                 break
-        return self._view[self._end + BLOCK_BYTES : at]
+        return self._view[start:at]
 
     def add_content(self, name: str, key: str, size: int) -> None:
         """Make what was read last a member of the open sample."""
         content = self._end + BLOCK_BYTES
         self._view[self._end : content] = member_header(f"{key}.{name}", size)
         stop = content + size
-        pad = padding(size)
-        self._view[stop : stop + pad] = bytes(pad)
+        pad = -size % BLOCK_BYTES
+        self._view[stop : stop + pad] = _ZEROS[:pad]
         self._sample_parts.append(Part(len(self.starts), name, self._base + content, size))
         self._end = stop + pad
 
     def add_bytes(self, name: str, key: str, data: bytes) -> None:
         """Add a member to the open sample."""
         size = len(data)
-        self._reserve(size)
+        if self._end + size + _SPARE > len(self._buffer):
+            self._reserve(size)
         content = self._end + BLOCK_BYTES
         self._view[content : content + size] = data
         self.add_content(name, key, size)
@@ -136,9 +142,8 @@ class TarWriter:
 
     def _reserve(self, size: int) -> None:
         """Make room for a member of a size behind the open sample's last one."""
-        need = size + 3 * BLOCK_BYTES
-        if self._end + need > len(self._buffer):
-            self._flush()
+        need = size + _SPARE
+        self._flush()
         if self._end + need > len(self._buffer):
             larger = bytearray(self._end + need + BUFFER_BYTES)
             larger[: self._end] = self._view[: self._end]
