@@ -1,0 +1,79 @@
+"""Content that looks like structure: found, counted, and refused where that is the policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from ..errors import TemplateError
+from .marks import Specials
+from .messages import Message
+from .render import ConversationTemplate, Rendered, all_text
+
+_PROBE = ("\U000f1000", "\U000f1001", "\U000f1002", "\U000f1003")
+_SEAM = re.compile(r"\n|(<[^<>\s]+>)")
+
+
+def count_role_markers(
+    turns: Sequence[Message], template: ConversationTemplate, specials: Specials
+) -> dict[str, int]:
+    """Role markers in plain letters, such as `USER:`, that stand in the messages' own texts.
+
+    They are encoded as the text that they are; special tokens are counted elsewhere.
+    """
+    text = all_text(turns)
+    return {
+        marker: text.count(marker)
+        for marker in role_markers(template, specials.protected)
+        if marker in text
+    }
+
+
+@lru_cache(maxsize=256)
+def role_markers(template: ConversationTemplate, protected: tuple[str, ...]) -> tuple[str, ...]:
+    """What the template writes between turns, without special tokens and bare words.
+
+    Example:
+        >>> role_markers(get_template("v1"), ("</s>",))
+        ('ASSISTANT:', 'USER:')
+    """
+    roles = ("user", "assistant", "user", "assistant")
+    probe = [
+        {"role": role, "content": text} for role, text in zip(roles, _PROBE, strict=True)
+    ]
+    try:
+        text = template.render(probe).text
+    except TemplateError:
+        return ()
+    between = re.split("|".join(_PROBE), text)[1:-1]
+    found = {
+        piece.strip()
+        for part in between
+        for piece in _SEAM.split(part.replace(template.stop_string or "\0", "\n"))
+        if piece
+    }
+    words = {marker for marker in found if len(marker) > 2 and not marker.isalnum()}
+    return tuple(sorted(words - set(protected)))
+
+
+def check_look_alikes(rendered: Rendered, markers: Mapping[str, int]) -> None:
+    """Refuse content that looks like structure.
+
+    Raises:
+        TemplateError: there is some; the message has the first, and the text around it.
+    """
+    if rendered.data:
+        start, end = rendered.data[0]
+        around = rendered.text[max(0, start - 30) : end + 30]
+        raise TemplateError(
+            f"content has {rendered.text[start:end]!r} as text, in {around!r}; "
+            "clean the record or use special_text='escape'",
+            reason="special_text",
+        )
+    if markers:
+        raise TemplateError(
+            f"content has the role marker {next(iter(markers))!r}; "
+            "clean the record or use special_text='escape'",
+            reason="special_text",
+        )

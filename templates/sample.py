@@ -1,0 +1,30 @@
+"""The sample: one conversation as tokens and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenizedSample:
+    """One conversation, ready to pack."""
+
+    tokens: npt.NDArray[np.int64]
+    """int64[seq]; the image token's id (-200) where an image goes."""
+    labels: npt.NDArray[np.int64]
+    """int64[seq]; the token where loss is taken, ignore_index (-100) elsewhere. Not shifted."""
+    key: str = ""
+    """Shard key or record id, for messages."""
+    num_images: int = 0
+    """Images that the tokens have room for, in order from the conversation's first."""
+    events: Mapping[str, int] = field(default_factory=dict)
+    """Reason code -> how often, for everything that was dropped, cut or escaped."""
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens on which loss is taken, wherever labels repeat the token."""
+        return int((self.labels == self.tokens).sum())
