@@ -63,7 +63,7 @@ class Source:
         if self.format == "llava-json":
             return _array_spans(self)
         if _is_one_record(self):
-            return iter([Span(self.start, len(self.data) - self.start)])
+            return iter([Span(self.start, len(self.data[self.start :].rstrip()))])
         return _line_spans(self)
 
     def fingerprint(self) -> str:
