@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import ImageError
+from .options import PIXEL_LIMIT
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Bytes = bytes | bytearray | memoryview
 
@@ -36,7 +41,10 @@ SAME_EXTENSION = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "mpo": "jpg", "tif
 SAME_EXTENSION |= {"pgm": "ppm", "pbm": "ppm", "pnm": "ppm", "j2k": "jp2", "apng": "png"}
 _NO_SIZE = frozenset((0xD8, 0x01, *range(0xD0, 0xD8)))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_stderr_lock = threading.Lock()
+# Inside a scan FF stands before 00, or in a restart mark; repeated it only fills.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_END_OF_IMAGE = 0xD9
+_process_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ def read_header(data: Bytes, *, pixel_limit: int) -> Header:
         _reject("empty_image", "has no bytes")
     header = _jpeg_header(data) if data[:2] == b"\xff\xd8" else _png_header(data)
     if header is None:
-        header = _pillow_header(data)
+        header = _pillow_header(data, pixel_limit)
     if header.width * header.height > pixel_limit:
         _reject(
             "too_many_pixels",
@@ -76,13 +84,16 @@ def read_header(data: Bytes, *, pixel_limit: int) -> Header:
 def decode_fully(data: Bytes) -> None:
     """Decode an image to see that all of it can be read.
 
+    Args:
+        data: the whole file; `read_header` has let its size in pixels pass.
+
     Raises:
         ImageError: it cannot.
     """
-    from PIL import Image
-
     try:
-        with _quiet(), Image.open(io.BytesIO(data), formats=_READERS) as image:
+        with _opened(data, None) as image:
+            # What the header does not tell, such as the pictures in an ICO, has the usual limit.
+            _limit_pixels(max(image.width * image.height, PIXEL_LIMIT))
             image.load()
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files.
         _reject("corrupt_image", f"cannot be decoded: {_one_line(error)}")
@@ -113,62 +124,143 @@ def _png_header(data: Bytes) -> Header | None:
     return Header("png", width, height) if width and height else None
 
 
-def _pillow_header(data: Bytes) -> Header:
+def _pillow_header(data: Bytes, pixel_limit: int) -> Header:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with _quiet(), Image.open(io.BytesIO(data), formats=_READERS) as image:
+        with _opened(data, pixel_limit) as image:
             return Header(EXTENSIONS[str(image.format)], *image.size)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        _reject("too_many_pixels", f"is too large: {_one_line(error)}")
     except UnidentifiedImageError:
-        reason = "truncated_image" if _begins_like_an_image(data) else "not_an_image"
-        _reject(reason, f"is no image of a known format; it begins with {bytes(data[:12])!r}")
-    except Image.DecompressionBombError as error:
-        _reject("too_many_pixels", _one_line(error))
+        _reject_unreadable(data, f"it begins with {bytes(data[:12])!r}")
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files.
-        _reject("corrupt_image", f"has a header that cannot be read: {_one_line(error)}")
+        _reject_unreadable(data, _one_line(error))
 
 
-def _begins_like_an_image(data: Bytes) -> bool:
-    return bytes(data[:3]) in (b"\xff\xd8\xff", b"\x89PN", b"GIF")
+def _reject_unreadable(data: Bytes, why: str) -> NoReturn:
+    """Tell what was cut off from what is damaged, and both from what is no image."""
+    extension = _claimed_extension(bytes(data[:12]))
+    if not extension:
+        _reject("not_an_image", f"is no image of a known format: {why}")
+    _check_end(data, extension)
+    _reject("corrupt_image", f"has a header that cannot be read: {why}")
+
+
+def _claimed_extension(begin: bytes) -> str:
+    """What the first bytes claim to be; they may be all that is right."""
+    if begin[:4] == b"RIFF" and begin[8:] in b"WEBP":
+        return "webp"
+    if begin[4:12] in (b"ftypavif", b"ftypavis"):
+        return "avif"
+    begins = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp"}
+    begins |= {b"II*\0": "tif", b"MM\0*": "tif"}
+    return next((name for magic, name in begins.items() if begin.startswith(magic)), "")
 
 
 def _check_end(data: Bytes, extension: str) -> None:
     """See that the file's end is there, where its format has a mark for it.
 
-    A JPEG's end mark is searched from the end, since cameras and editors append data behind it. In
-    its scan FF D9 cannot occur; in an EXIF thumbnail before the scan it can.
+    The mark need not be the last: cameras and editors append data of their own behind it.
     """
     if extension == "jpg":
-        whole = data[-2:] == b"\xff\xd9" or _ends_after_scan(bytes(data))
+        whole = data[-2:] == b"\xff\xd9" or _jpeg_ends(data)
     elif extension == "png":
         whole = data[-8:-4] == b"IEND" or b"IEND" in bytes(data)
     elif extension == "gif":
-        whole = data[-1:] == b";" or b";" in bytes(data[-64:])
+        whole = _gif_ends(data)
     elif extension == "webp":
-        whole = int.from_bytes(data[4:8], "little") + 8 <= len(data)
+        whole = _webp_ends(data)
     else:
         return
     if not whole:
         _reject("truncated_image", f"stops after {len(data):,} bytes: its end is missing")
 
 
-def _ends_after_scan(data: bytes) -> bool:
-    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") >= 0
+def _jpeg_ends(data: Bytes) -> bool:
+    """Walk from marker to marker; the end mark of a thumbnail lies inside a segment."""
+    at = 2
+    while match := _MARKER.search(data, at):
+        marker, at = data[match.end() - 1], match.end()
+        if marker == _END_OF_IMAGE:
+            return True
+        if marker not in _NO_SIZE:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return False
+
+
+def _gif_ends(data: Bytes) -> bool:
+    """Walk from block to block. Some writers leave out the trailer, and viewers do not miss it."""
+    size, pictures = len(data), 0
+    at = 13 + _color_bytes(data[10]) if size > 13 else size
+    while at < size and data[at] != ord(";"):
+        if data[at] == ord(","):
+            if at + 10 > size:
+                return False
+            at, pictures = at + 11 + _color_bytes(data[at + 9]), pictures + 1
+        elif data[at] == ord("!"):
+            at += 2
+        else:
+            at += 1
+            continue
+        while at < size and data[at]:
+            at += data[at] + 1
+        if at >= size:
+            return False
+        at += 1
+    return at < size or pictures > 0
+
+
+def _color_bytes(flags: int) -> int:
+    """Size of a GIF's color table."""
+    return 6 << (flags & 7) if flags & 0x80 else 0
+
+
+def _webp_ends(data: Bytes) -> bool:
+    return int.from_bytes(data[4:8], "little") + 8 <= len(data)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings and what C libraries print (libtiff) from the user's terminal."""
-    with _stderr_lock, warnings.catch_warnings():
+def _opened(data: Bytes, pixel_limit: int | None) -> Iterator[Image.Image]:
+    """An image opened by Pillow, which refuses more pixels than the limit.
+
+    For the while, nothing that C libraries print (libtiff) reaches the user's terminal.
+    """
+    from PIL import Image
+
+    with _process_lock, warnings.catch_warnings(), _no_stderr():
         warnings.simplefilter("ignore")
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before = Image.MAX_IMAGE_PIXELS
         try:
-            os.dup2(nowhere, 2)
-            yield
+            _limit_pixels(pixel_limit)
+            with Image.open(io.BytesIO(data), formats=_READERS) as image:
+                yield image
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(nowhere)
+            _limit_pixels(before)
+
+
+def _limit_pixels(limit: int | None) -> None:
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    try:
+        kept = os.dup(2)
+    except OSError:  # The user closed it.
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _one_line(error: Exception) -> str:
