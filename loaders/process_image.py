@@ -1,0 +1,107 @@
+"""The bytes of an image become the pixels of its tiles."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import ImageError
+from .decode import decode_array, decode_image, upright_size
+from .image_config import ImageConfig
+from .normalize import normalize
+from .resize import ExactPicture, FastPicture, Picture
+from .tiles import choose_grid, size_on_grid, split_into_tiles, tiles_of_grid
+
+_BLACK = (0, 0, 0)
+"""LLaVA-NeXT pads its tiles with it, not with the mean colour."""
+
+
+def process_image(data: bytes, config: ImageConfig, *, name: str = "image") -> torch.Tensor:
+    """What the model gets of an image.
+
+    Args:
+        data: the whole file.
+        config: size, fit, and the rest.
+        name: key or path, for messages.
+
+    Returns:
+        config.output[tiles, 3, height, width]; one tile, but for the fit `grid`: there the picture
+        in small comes first, then the tiles row by row.
+
+    Raises:
+        ImageError: no image of a known format, over the pixel limit, or damaged.
+    """
+    picture = read_picture(data, config, name=name)
+    _check_shape(picture, config, name)
+    tiles = fit_picture(picture, config)
+    if config.output == "uint8":
+        return tiles
+    dtype = torch.float32 if config.output == "float32" else torch.bfloat16
+    return normalize(tiles, mean=config.mean, std=config.std, dtype=dtype)
+
+
+def count_tiles(data: bytes, config: ImageConfig, *, name: str = "image") -> int:
+    """Tiles that `process_image` gives, from the header alone.
+
+    Raises:
+        ImageError: no image of a known format, or a damaged header.
+    """
+    if config.fit != "grid":
+        return 1
+    width, height = upright_size(data, name=name)
+    return tiles_of_grid(choose_grid(width, height, config.grids), config.size)
+
+
+def read_picture(data: bytes, config: ImageConfig, *, name: str = "image") -> Picture:
+    """The decoded image, in the form that the mode works on.
+
+    Raises:
+        ImageError: no image of a known format, over the pixel limit, or damaged.
+    """
+    if config.mode == "exact":
+        return ExactPicture(decode_image(data, max_pixels=config.max_pixels, name=name))
+    pixels = decode_array(data, max_pixels=config.max_pixels, name=name)
+    return FastPicture(torch.from_numpy(pixels))
+
+
+def fit_picture(picture: Picture, config: ImageConfig) -> torch.Tensor:
+    """Resize, cut and pad as `config.fit` says.
+
+    Returns:
+        uint8[tiles, 3, height, width]
+    """
+    size = config.size
+    if config.fit == "crop":
+        return _shorter_edge(picture, size).crop(size, size).planes().unsqueeze(0)
+    if config.fit == "pad":
+        return picture.pad_to_square(size, config.background).planes().unsqueeze(0)
+    if config.fit == "keep":
+        longer, shorter = max(picture.size), min(picture.size)
+        edge = max(1, int(min(2 * size / (longer / shorter), size)))
+        return _shorter_edge(picture, edge).planes().unsqueeze(0)
+    squashed = picture.resize(size, size).planes().unsqueeze(0)
+    if config.fit == "squash":
+        return squashed
+    grid = choose_grid(*picture.size, config.grids)
+    on_grid = picture.resize(*size_on_grid(*picture.size, grid)).pad(grid[1], grid[0], _BLACK)
+    return torch.cat([squashed, split_into_tiles(on_grid.planes(), size)])
+
+
+def _shorter_edge(picture: Picture, edge: int) -> Picture:
+    width, height = picture.size
+    if width <= height:
+        return picture.resize(edge, int(edge * height / width))
+    return picture.resize(int(edge * width / height), edge)
+
+
+def _check_shape(picture: Picture, config: ImageConfig, name: str) -> None:
+    """Refuse a picture so long and thin that resizing it would fill the memory."""
+    longer, shorter = max(picture.size), min(picture.size)
+    edges = {"crop": (config.size, config.size * longer // shorter), "pad": (longer, longer)}
+    width, height = edges.get(config.fit, (config.size, longer))
+    if width * height > 2 * config.max_pixels:
+        raise ImageError(
+            f"{name}: is {picture.size[0]} x {picture.size[1]} pixels, which fit={config.fit!r} "
+            f"makes {width} x {height} on the way, more than twice the limit of "
+            f"{config.max_pixels:,}; crop the image, or raise max_pixels",
+            reason="too_many_pixels",
+        )
