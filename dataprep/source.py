@@ -21,6 +21,7 @@ from ..errors import RecordError
 WINDOW_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
 _SEPARATOR = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_CUT_VALUE = re.compile(r"[A-Za-z0-9+.\\-]*[ \t\r\n]*")
 _TEXT_SEPARATOR = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _HEAD = re.compile(rb'\{[ \t\r\n]*"[^"\\]{1,64}"')
@@ -81,6 +82,8 @@ def open_source(path: Path) -> Source:
     Raises:
         RecordError: it is missing, empty, not UTF-8, or neither a JSON array nor JSON lines.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise RecordError(f"{path}: is no regular file; save what the pipe gives, and convert that")
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -215,9 +218,9 @@ def _slow_lengths(source: Source, at: int, count: int) -> list[int]:
         inside = error.pos < len(text) - 16 and not error.msg.startswith("Unterminated")
         if at_end or inside or size > MAX_RECORD_BYTES:
             where = at + len(text[: error.pos].encode("utf-8", "surrogateescape"))
-            what = (
-                "is cut off" if where >= at + len(window.rstrip()) else f"is broken ({error.msg})"
-            )
+            # A word or a number may be cut in its middle.
+            is_cut = at_end and _CUT_VALUE.fullmatch(text, error.pos)
+            what = "is cut off" if is_cut else f"is broken ({error.msg})"
             if error.msg.startswith("Unterminated string"):
                 what = "is cut off inside a text that begins there"
             raise RecordError(
