@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint bench format readme clean
 
 # All set-up: a virtual environment with the pinned versions; runs again when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -34,3 +34,7 @@ bench: $(VENV)/.ready
 
 clean:
 	rm -rf $(VENV) demo-data build dist *.egg-info
+
+# The tour and the figures of README.md, from real output.
+readme: $(VENV)/.ready
+	$(BIN)/python docs/fill_readme.py

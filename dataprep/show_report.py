@@ -76,7 +76,7 @@ def _reasons(
             meaning[reason],
             *(
                 _plain(line).removesuffix(f"; {meaning[reason]}")
-                for line in examples.get(reason, [])[:2]
+                for line in examples.get(reason, [])[:1]
             ),
         ]
         text = Text(lines[0])
