@@ -157,13 +157,15 @@ class ConversationStream:
             raise
         except Exception as error:  # energon and tarfile raise nearly anything on damaged shards.
             finding = str(error).strip().rpartition("\n")[2] or type(error).__name__
+            # Without its traceback, which would keep the worker processes alive with the error.
+            cause = error.with_traceback(None)
             raise ShardError(
                 f"{self._dataset.path}: reading split {self._split!r} failed: {finding}; "
                 f"run neva-prep verify {self._dataset.path}"
-            ) from error
+            ) from cause
         finally:
-            # Without this, dropping a loader with workers takes ten seconds.
-            samples.close()
+            # The workers end with the last reference to the loader, and take seconds to end later.
+            del loader, samples
 
     def _build(self) -> Any:
         """The dataset in energon's terms, from checked values: energon does not read the YAML."""

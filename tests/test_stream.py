@@ -97,15 +97,34 @@ def test_repeat_goes_on_endlessly(tmp_path: Path, num_workers: int) -> None:
     assert {seen.count(key) for key in seen} <= ({3} if num_workers == 0 else {2, 3, 4})
 
 
+def wait_for_workers_to_end() -> None:
+    start = time.monotonic()
+    while multiprocessing.active_children() and time.monotonic() - start < 1:
+        time.sleep(0.01)
+    assert not multiprocessing.active_children()
+
+
 def test_leaving_the_loop_ends_the_workers_within_a_second(converted: Path) -> None:
     stream = open_dataset(converted, num_workers=2)
     for _ in stream:
         assert len(multiprocessing.active_children()) == 2
         break
-    start = time.monotonic()
-    while multiprocessing.active_children() and time.monotonic() - start < 1:
-        time.sleep(0.01)
-    assert not multiprocessing.active_children()
+    wait_for_workers_to_end()
+
+
+@pytest.mark.parametrize("broken", ["record", "shard"])
+def test_an_error_ends_the_workers_within_a_second(tmp_path: Path, broken: str) -> None:
+    shards = many_shards(2)
+    if broken == "record":
+        shards["train-000001.tar"]["000000009"] = [("json", b"{")]
+    path = write_dataset(tmp_path / "ds", shards)
+    if broken == "shard":
+        (path / "train-000001.tar").write_bytes((path / "train-000001.tar").read_bytes()[:3000])
+    stream = open_dataset(path, num_workers=2)
+    with pytest.raises((RecordError, ShardError)) as caught:
+        list(stream)
+    wait_for_workers_to_end()
+    assert str(path) in str(caught.value) or "000000009" in str(caught.value)
 
 
 def test_more_workers_than_samples_work(tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from handmade import members, valid_shards, write_dataset, write_source
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
+from neva_prep.dataprep.retry import retry
 from neva_prep.dataprep.verify import VerifyReport, verify
+from neva_prep.dataprep.verify_shard import ShardTask, verify_shard
 from neva_prep.errors import ConfigError, ShardError
+from neva_prep.loaders.format import read_manifest
 
 
 def found(report: VerifyReport) -> list[str]:
@@ -31,6 +34,28 @@ def test_a_converted_dataset_is_whole(tmp_path: Path) -> None:
     assert report.is_whole and report.exit_code == 0
     assert (report.samples, report.images, report.turns) == (30, 30, 60)
     assert (report.shards, report.bytes) == (made.shards, made.bytes)
+
+
+def test_a_dataset_stays_whole_when_a_retry_adds_to_it(tmp_path: Path) -> None:
+    source, images = write_source(tmp_path, 12)
+    fixed = (images / "7-0.jpg").read_bytes()
+    (images / "7-0.jpg").unlink()
+    convert(source, images, tmp_path / "out", ConvertOptions(shard_count=4))
+    before = verify(tmp_path / "out")
+    assert (found(before), before.samples) == ([], 11)
+    (images / "7-0.jpg").write_bytes(fixed)
+    retry(tmp_path / "out" / "quarantine.jsonl")
+    after = verify(tmp_path / "out")
+    assert (found(after), after.samples) == ([], 12)
+
+
+def test_a_dataset_without_samples_is_told_as_such(tmp_path: Path) -> None:
+    source, images = write_source(tmp_path, 2)
+    for image in images.iterdir():
+        image.unlink()
+    convert(source, images, tmp_path / "out")
+    with pytest.raises(ShardError, match="holds no samples: every record was rejected"):
+        verify(tmp_path / "out")
 
 
 def test_images_that_were_never_looked_at_are_not_held_against_sizes(tmp_path: Path) -> None:
@@ -447,9 +472,14 @@ def test_findings_are_counted_beyond_those_kept(tmp_path: Path) -> None:
         "train-000000.tar": {f"{number:09d}": [("json", b"{}")] for number in range(20)},
         "train-000001.tar": {f"{number:09d}": [("json", b"{}")] for number in range(20, 40)},
     }
-    report = verify(write_dataset(tmp_path / "ds", shards), max_findings=5)
+    path = write_dataset(tmp_path / "ds", shards)
+    report = verify(path, max_findings=5)
     assert (len(report.findings), report.found) == (5, 40)
     assert report.to_dict()["found"] == 40
+    entry = read_manifest(path).shards[0]
+    task = ShardTask(dataset=path, number=0, entry=entry, has_index=True, max_findings=5)
+    facts = verify_shard(task)
+    assert (len(facts.findings), facts.found) == (5, 20), "nor are they kept in memory"
 
 
 def test_progress_ends_at_the_total(tmp_path: Path) -> None:
