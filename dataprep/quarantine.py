@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import NevaPrepError, RecordError
+from ..errors import NevaPrepError, RecordError, ShardError
 from .readers.record import Record, load_json
 from .reasons import REJECTIONS
 from .source import Source
@@ -99,9 +99,14 @@ def read_quarantine(path: Path) -> Iterator[Rejected]:
 
     Raises:
         RecordError: a line is no row; the message names the line.
+        ShardError: the file cannot be read.
     """
     decode = msgspec.json.Decoder(Rejected).decode
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read: {error.strerror}; check the path") from error
+    with file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

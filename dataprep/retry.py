@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..errors import ConfigError, RecordError
+from ..errors import ConfigError, NevaPrepError, RecordError
 from ..loaders.format import (
     INDEX_FILE,
     JOURNAL_DIR,
@@ -28,7 +28,7 @@ from .engine import Job
 from .files import TEMPORARY_SUFFIX, write_file
 from .folder import ImageFolder
 from .index import read_index
-from .journal import RETRY_MARKER, Journal, save_rejected, save_result
+from .journal import RETRY_MARKER, Journal, is_begun, save_rejected, save_result
 from .options import ConvertOptions
 from .plan import Plan, make_plan
 from .quarantine import Rejected, read_quarantine, record_bytes
@@ -103,7 +103,7 @@ def _journal(out: Path, options: ConvertOptions) -> Iterator[Journal]:
             yield Journal(Path(folder))
         return
     shutil.rmtree(out / f"{JOURNAL_DIR}{TEMPORARY_SUFFIX}", ignore_errors=True)
-    was_there = (out / JOURNAL_DIR).exists()
+    was_there = is_begun(out / JOURNAL_DIR)
     journal = Journal(out / JOURNAL_DIR)
     try:
         if was_there and not journal.is_retry():
@@ -115,6 +115,10 @@ def _journal(out: Path, options: ConvertOptions) -> Iterator[Journal]:
                 f"{out}: holds an unfinished --retry; go on with --retry and --resume"
             )
         yield journal
+    except NevaPrepError:
+        if not is_begun(journal.folder):
+            journal.remove()
+        raise
     finally:
         journal.close()
 
@@ -127,9 +131,10 @@ def _stage(
     if base_file.exists():
         base = msgspec.json.decode(base_file.read_bytes(), type=Manifest)
         return base, list(read_quarantine(rows_file))
+    # First: rows that are refused leave nothing unfinished behind.
+    tried, carried = _sort_out(out, quarantine, manifest)
     journal.clear()
     write_file(journal.folder / RETRY_MARKER, b"")
-    tried, carried = _sort_out(out, quarantine, manifest)
     write_file(rows_file, b"".join(msgspec.json.encode(row) + b"\n" for row, _ in tried))
     write_file(journal.folder / _SOURCE, b"".join(raw + b"\n" for _, raw in tried))
     save_rejected(journal.folder, "base", carried)
@@ -145,12 +150,15 @@ def _sort_out(
     out: Path, quarantine: Path, manifest: Manifest
 ) -> tuple[list[tuple[Rejected, bytes]], list[Rejected]]:
     """Rows to try with the bytes of their record, and rows that stay rejected as they are."""
+    report = msgspec.convert(manifest.report, ConvertReport)
     rows = {row.index: row for row in read_quarantine(out / QUARANTINE_FILE)}
     seen: set[int] = set()
     tried, carried = [], []
     for row in read_quarantine(quarantine):
         if row.index in seen:
             raise RecordError(f"{quarantine}: two rows have the index {row.index}; remove one")
+        if not 0 <= row.index < report.records:
+            raise RecordError(f"{quarantine}: the source had no record {row.index}; remove the row")
         seen.add(row.index)
         raw = record_bytes(row)
         if raw is None:
@@ -162,6 +170,11 @@ def _sort_out(
         raise ConfigError(f"{quarantine}: holds no record to retry")
     if manifest.shards:
         _refuse_known(out, quarantine, [row.index for row, _ in tried])
+    if (count := len(seen | rows.keys())) != report.rejected:
+        raise RecordError(
+            f"{quarantine}: has {count:,} rows, but {report.rejected:,} records were rejected; "
+            "keep the row of each of them, fixed or not"
+        )
     return tried, carried
 
 
