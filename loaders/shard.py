@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import msgspec
@@ -193,8 +195,8 @@ def _read_sample(
             f"{dataset / INDEX_FILE}: names shard {place.shard_number} of {len(names)}; "
             f"run neva-prep verify {dataset}"
         )
-    file = dataset / names[place.shard_number]
-    parts = {name: (offset, _read_range(file, offset, size)) for name, offset, size in rows}
+    with _opened(dataset / names[place.shard_number]) as shard:
+        parts = {name: (offset, _read_range(shard, offset, size)) for name, offset, size in rows}
     record = read_record(
         place.key,
         parts.get(JSON_MEMBER, (0, b""))[1],
@@ -204,7 +206,7 @@ def _read_sample(
         index=sum(list(shards.values())[: place.shard_number]) + place.number,
         key=place.key,
         id=record.id,
-        shard=file.name,
+        shard=names[place.shard_number],
         offset=place.offset,
         bytes=place.bytes,
         record=record.record,
@@ -219,27 +221,35 @@ def _read_sample(
 def _read_parts(
     dataset: Path, shards: list[str], rows: Iterator[tuple[int, int, int, int]]
 ) -> Iterator[tuple[int, int, bytes]]:
-    for shard_number, number, offset, size in rows:
-        if 0 <= shard_number < len(shards):
-            yield shard_number, number, _read_range(dataset / shards[shard_number], offset, size)
+    for shard_number, parts in groupby(rows, key=itemgetter(0)):
+        if not _are(int, shard_number) or not 0 <= shard_number < len(shards):
+            continue  # verify reports it.
+        with _opened(dataset / shards[shard_number]) as shard:
+            for _, number, offset, size in parts:
+                yield shard_number, number, _read_range(shard, offset, size)
 
 
-def _read_range(file: Path, offset: Any, size: Any) -> bytes:
-    """Bytes of a shard; the range comes from an untrusted index."""
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
     try:
         with file.open("rb") as shard:
-            end = os.fstat(shard.fileno()).st_size
-            if not _are(int, offset, size) or offset < 0 or size < 0 or offset + size > end:
-                raise ShardError(
-                    f"{file}: the index points to bytes {offset} to {offset} + {size}, the shard "
-                    f"has {end}; run neva-prep verify {file.parent}"
-                )
-            shard.seek(offset)
-            return shard.read(size)
+            yield shard
     except OSError as error:
         raise ShardError(
             f"{file}: cannot be read ({error.strerror}); run neva-prep verify {file.parent}"
         ) from error
+
+
+def _read_range(shard: BinaryIO, offset: Any, size: Any) -> bytes:
+    """Bytes of a shard; the range comes from an untrusted index."""
+    end = os.fstat(shard.fileno()).st_size
+    if not _are(int, offset, size) or offset < 0 or size < 0 or offset + size > end:
+        raise ShardError(
+            f"{shard.name}: the index points to bytes {offset} to {offset} + {size}, the shard has "
+            f"{end}; run neva-prep verify {Path(shard.name).parent}"
+        )
+    shard.seek(offset)
+    return shard.read(size)
 
 
 def _are(kind: type, *values: Any) -> bool:
