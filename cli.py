@@ -12,7 +12,10 @@ from .errors import NevaPrepError
 
 # command -> (where it lives, one line for --help). Kept here so that --help imports nothing else.
 COMMANDS = {
-    "convert": ("dataprep.convert_command:convert", "Turn a source and its images into verified shards."),
+    "convert": (
+        "dataprep.convert_command:convert",
+        "Turn a source and its images into verified shards.",
+    ),
     "inspect": ("dataprep.look_commands:inspect", "Show a sample of a dataset in the terminal."),
     "verify": ("dataprep.look_commands:verify", "Re-read a dataset and check everything in it."),
     "demo": ("dataprep.look_commands:demo", "The main job end to end on pictures that it draws."),
@@ -67,7 +70,10 @@ def main() -> None:
     try:
         sys.exit(root(standalone_mode=False) or 0)
     except NevaPrepError as error:
-        click.echo(f"neva-prep: {error}", err=True)
+        # Messages quote the data of strangers.
+        from .dataprep.plain_text import plain_text
+
+        click.echo(f"neva-prep: {plain_text(str(error))}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ..errors import RecordError
 from ..loaders.format import IMAGE_PLACEHOLDER
@@ -12,8 +11,7 @@ from .readers.record import Record, Turn
 _DIALOGUE = ["human", "gpt"]
 
 
-@dataclass(frozen=True, slots=True)
-class Placeholders:
+class Placeholders(NamedTuple):
     """How often `<image>` stands in a conversation."""
 
     asked: int
@@ -45,8 +43,11 @@ def check_turns(turns: list[Turn]) -> Placeholders:
         _reject_turns(turns, first)
     if IMAGE_PLACEHOLDER not in text:
         return _NONE
-    asked = sum(value.count(IMAGE_PLACEHOLDER) for value in values[first::2])
-    return Placeholders(asked, sum(value.count(IMAGE_PLACEHOLDER) for value in values) - asked)
+    total = text.count(IMAGE_PLACEHOLDER)
+    asked = values[first].count(IMAGE_PLACEHOLDER)
+    if asked < total:
+        asked += sum(value.count(IMAGE_PLACEHOLDER) for value in values[first + 2 :: 2])
+    return Placeholders(asked, total - asked)
 
 
 def check_placeholders(record: Record, placeholders: Placeholders, *, insert: bool) -> bool:

@@ -167,10 +167,12 @@ def _print_report(report: ConvertReport, given: dict[str, Any]) -> None:
 
         show_report(report, Console(highlight=False))
     if not report.samples:
+        from .plain_text import plain_text
+
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejections.items())
         click.echo(
             f"neva-prep: all {report.records:,} records were rejected ({reasons}); no dataset was "
-            f"made. {_advice(report)}",
+            f"made. {plain_text(_advice(report))}",
             err=True,
         )
     elif report.rejected and not report.dry_run and not given["as_json"] and not given["quiet"]:

@@ -9,8 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ..errors import ImageError
 from .options import PIXEL_LIMIT
@@ -47,8 +46,7 @@ _END_OF_IMAGE = 0xD9
 _process_lock = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What an image says of itself."""
 
     extension: str

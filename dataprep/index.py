@@ -134,8 +134,6 @@ def read_index(out: Path, shards: list[ShardEntry]) -> Iterable[ShardResult]:
     Raises:
         ShardError: the index cannot be read.
     """
-    from .tar_writer import Part
-
     try:
         with closing(sqlite3.connect(f"file:{out / INDEX_FILE}?mode=ro", uri=True)) as database:
             for number, shard in enumerate(shards):
@@ -160,7 +158,7 @@ def read_index(out: Path, shards: list[ShardEntry]) -> Iterable[ShardResult]:
                     image_bytes=sum(size for _, name, _, size in parts if name != "json"),
                     keys=[key for key, _, _ in samples],
                     starts=[*(offset for _, offset, _ in samples), samples[-1][1] + samples[-1][2]],
-                    parts=[Part(*part) for part in parts],
+                    parts=parts,
                 )
     except (sqlite3.Error, IndexError) as error:
         raise ShardError(

@@ -148,29 +148,28 @@ def _scan(
     """One pass over the source: where each record is, how big it gets, and its split."""
     columns = _Columns(array("Q"), array("I"), array("I"), array("B"), array("Q"), array("Q"))
     bounds = _split_bounds(options.split.values())
-    hash_bytes = xxhash.xxh3_64_intdigest
+    hashed, size_of = xxhash.xxh3_64_intdigest, folder.size
     with memoryview(source.data) as data:
         for ordinal, (offset, length) in enumerate(islice(source.spans(), options.limit)):
-            raw = data[offset : offset + length]
-            head = _read_head(raw)
-            if head.id is None:
-                # The text decides the split; the ordinal keeps it from looking like a duplicate.
-                share, id_hash = hash_bytes(raw), hash_bytes(b"\0%d" % ordinal)
-            else:
-                share = id_hash = hash_bytes(str(head.id).encode("utf-8", "surrogatepass"))
-            blocks = 2 + (length + 64) // BLOCK_BYTES
-            for path in _paths(head):
-                size = folder.size(path)
-                blocks += 2 + size // BLOCK_BYTES
-                columns.image_hash.append(hash_bytes(path.encode("utf-8", "surrogatepass")))
-            columns.offset.append(offset)
-            columns.length.append(length)
-            columns.blocks.append(min(blocks, 0xFFFFFFFF))
-            columns.split.append(bisect_right(bounds, share))
-            columns.id_hash.append(id_hash)
             if ordinal % _PROGRESS_EVERY == 0:
                 progress(ordinal)
-            raw.release()
+            with data[offset : offset + length] as raw:
+                head = _read_head(raw)
+                # Without an id the text decides the split.
+                text = raw if head.id is None else _encoded(str(head.id))
+                share = id_hash = hashed(text)
+            if head.id is None:
+                # The ordinal keeps records without an id from looking like duplicates.
+                id_hash = hashed(b"\0%d" % ordinal)
+            blocks = 2 + (length + 64) // BLOCK_BYTES
+            for path in _paths(head):
+                blocks += 2 + size_of(path) // BLOCK_BYTES
+                columns.image_hash.append(hashed(_encoded(path)))
+            columns.offset.append(offset)
+            columns.length.append(length)
+            columns.blocks.append(blocks if blocks < 1 << 32 else (1 << 32) - 1)
+            columns.split.append(bisect_right(bounds, share))
+            columns.id_hash.append(id_hash)
     return columns
 
 
@@ -180,6 +179,10 @@ def _read_head(raw: memoryview) -> _Head:
     except (ValueError, RecursionError):
         # Such a record is judged, and most likely rejected, when its shard is written.
         return _Head()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _paths(head: _Head) -> list[str]:

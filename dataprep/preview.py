@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import unicodedata
 from typing import Any
 
 from PIL import Image
@@ -19,6 +18,7 @@ from ..errors import ImageError
 from ..loaders.decode import decode_image
 from ..loaders.format import IMAGE_PLACEHOLDER
 from ..loaders.shard import StoredImage, StoredSample
+from .plain_text import plain_text
 
 SCHEMA_VERSION = 1
 """Of what `describe_sample` returns; raised when a key changes its meaning or goes."""
@@ -27,9 +27,6 @@ MAX_ROWS = 20
 MAX_FIELD_CHARACTERS = 400
 """Of one further field of the record; the rest is counted, not shown."""
 
-# Joiners change how letters and emoji connect, and nothing else.
-_HARMLESS = frozenset("\n\t\u200c\u200d")
-_UNSAFE_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 _ROLE_STYLES = {"human": "bold cyan", "user": "bold cyan", "gpt": "bold green", "system": "bold"}
 _SHOWN_FIELDS = frozenset(("id", "conversations", "images"))
 
@@ -82,33 +79,6 @@ def describe_sample(sample: StoredSample) -> dict[str, Any]:
         ],
         "record": sample.record,
     }
-
-
-def plain_text(text: str) -> str:
-    r"""Text that cannot steer a terminal: control and format characters become visible escapes.
-
-    These are C0 and C1 controls (so escape sequences), bidirectional overrides, invisible
-    characters, surrogates, and line and paragraph separators. Newline, tab and the zero-width
-    joiners stay.
-
-    Example:
-        >>> plain_text("\x1b[2Jhi\u202e")
-        '\\x1b[2Jhi\\u202e'
-    """
-    return "".join(_escape(character) if _is_unsafe(character) else character for character in text)
-
-
-def _is_unsafe(character: str) -> bool:
-    if character in _HARMLESS:
-        return False
-    return unicodedata.category(character) in _UNSAFE_CATEGORIES
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _show_image(image: StoredImage, console: Console) -> None:

@@ -25,7 +25,6 @@ from .options import ConvertOptions
 from .plan import ShardPlan
 from .quarantine import Rejected, reject
 from .readers.llava import read_llava
-from .readers.record import Record
 from .source import Source
 from .tar_writer import Part, TarWriter
 
@@ -100,20 +99,24 @@ class ShardMaker:
         self, tar: TarWriter, plan: ShardPlan, progress: Callable[[int, int, int], None]
     ) -> tuple[ShardResult, list[Rejected]]:
         data = self.source.data
-        counts = {kind: Counter[str]() for kind in ("repairs", "warnings")}
+        may_insert = self.options.placeholder == "insert"
         keys: list[str] = []
         rejected: list[Rejected] = []
+        repairs, warnings = Counter[str](), Counter[str]()
         turns = images = 0
-        for ordinal, offset, length, _ in self.rows[plan.start : plan.stop].tolist():
+        rows = self.rows[plan.start : plan.stop].tolist()
+        for done, (ordinal, offset, length, _) in enumerate(rows):
+            if done % _PROGRESS_EVERY == 0:
+                progress(tar.offset, done, len(rejected))
             raw = data[offset : offset + length]
             key = sample_key(ordinal)
-            notes: list[tuple[str, str]] = []
             record = None
             try:
                 record = read_llava(raw)
-                insert = self._check(record, notes)
+                placeholders = check_turns(record.turns)
+                insert = check_placeholders(record, placeholders, insert=may_insert)
                 entries = [
-                    self._add_image(tar, key, number, path, notes)
+                    self._add_image(tar, key, number, path)
                     for number, path in enumerate(record.images)
                 ]
                 tar.add_bytes("json", key, member_json(raw, record, key, entries, insert=insert))
@@ -122,53 +125,36 @@ class ShardMaker:
                 rejected.append(reject(self.source_name, ordinal, offset, raw, record, error))
                 if self.options.on_error == "fail":
                     raise RecordError(rejected[-1].message, reason=error.reason) from error
-            else:
-                tar.keep_sample()
-                keys.append(key)
-                turns += len(record.turns)
-                images += len(entries)
-                for kind, what in notes:
-                    counts[kind][what] += 1
-            done = len(keys) + len(rejected)
-            if done % _PROGRESS_EVERY == 0:
-                progress(tar.offset, done, len(rejected))
-        progress(tar.offset, len(keys) + len(rejected), len(rejected))
+                continue
+            tar.keep_sample()
+            keys.append(key)
+            turns += len(record.turns)
+            images += len(entries)
+            repairs["placeholder_inserted"] += insert
+            repairs["id_added"] += record.id is None
+            repairs["extension_corrected"] += sum(map(_is_renamed, entries))
+            warnings["placeholder_in_answer"] += placeholders.answered > 0
+        progress(tar.offset, len(rows), len(rejected))
         result = ShardResult(
             name=plan.name,
             split=plan.split,
-            records=plan.stop - plan.start,
+            records=len(rows),
             samples=len(keys),
             images=images,
-            image_bytes=sum(part.size for part in tar.parts if part.name != "json"),
+            image_bytes=sum(size for _, name, _, size in tar.parts if name != "json"),
             turns=turns,
             bytes=0,
             xxh3_128="",
             keys=keys,
             starts=[*tar.starts, tar.offset],
             parts=tar.parts,
-            repairs=dict(counts["repairs"]),
-            warnings=dict(counts["warnings"]),
+            repairs=dict(+repairs),
+            warnings=dict(+warnings),
             rejected=len(rejected),
         )
         return result, rejected
 
-    def _check(self, record: Record, notes: list[tuple[str, str]]) -> bool:
-        """Check a record; whether placeholders are to be inserted."""
-        placeholders = check_turns(record.turns)
-        insert = check_placeholders(
-            record, placeholders, insert=self.options.placeholder == "insert"
-        )
-        if insert:
-            notes.append(("repairs", "placeholder_inserted"))
-        if record.id is None:
-            notes.append(("repairs", "id_added"))
-        if placeholders.answered:
-            notes.append(("warnings", "placeholder_in_answer"))
-        return insert
-
-    def _add_image(
-        self, tar: TarWriter, key: str, number: int, path: str, notes: list[tuple[str, str]]
-    ) -> ImageEntry:
+    def _add_image(self, tar: TarWriter, key: str, number: int, path: str) -> ImageEntry:
         fd, size = self.folder.open(path)
         try:
             content = tar.read_content(fd, size)
@@ -180,9 +166,6 @@ class ShardMaker:
                 reason="truncated_image",
             )
         header = self._look(content, path)
-        given = path.rpartition(".")[2].lower()
-        if SAME_EXTENSION.get(given, given) != header.extension:
-            notes.append(("repairs", "extension_corrected"))
         name = f"{number:03d}.{header.extension}"
         tar.add_content(name, key, size)
         return ImageEntry(name=name, source=path, width=header.width, height=header.height)
@@ -198,3 +181,12 @@ class ShardMaker:
                 return Header(given if given.isalnum() and given.isascii() else "bin", 0, 0)
             raise ImageError(f"image {path!r} {error}", reason=error.reason) from error
         return header
+
+
+def _is_renamed(entry: ImageEntry) -> bool:
+    """Whether a file's name claimed another format than its bytes have."""
+    extension = entry.name[4:]
+    if entry.source.endswith(extension):
+        return False
+    given = entry.source.rpartition(".")[2].lower()
+    return SAME_EXTENSION.get(given, given) != extension

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .plain_text import plain_text
 from .reasons import REJECTIONS, REPAIRS, WARNINGS
 from .report import ConvertReport
 from .verify import VerifyReport
@@ -34,7 +35,7 @@ def show_verified(report: VerifyReport, console: Console) -> None:
         f"{report.turns:,} turns ({_bytes(report.bytes)})"
     )
     for finding in report.findings:
-        console.print(Text(_plain(str(finding)), "red"), soft_wrap=True)
+        console.print(Text(plain_text(str(finding)), "red"), soft_wrap=True)
     if report.found > len(report.findings):
         console.print(f"... and {report.found - len(report.findings):,} more")
     verdict = f"{report.found:,} findings: not whole" if report.found else "Nothing is off: whole"
@@ -75,7 +76,7 @@ def _reasons(
         lines = [
             meaning[reason],
             *(
-                _plain(line).removesuffix(f"; {meaning[reason]}")
+                plain_text(line).removesuffix(f"; {meaning[reason]}")
                 for line in examples.get(reason, [])[:1]
             ),
         ]
@@ -84,11 +85,6 @@ def _reasons(
             text.append(f"\n{line}", style="dim")
         table.add_row(f"{count:,}", reason, text)
     return table
-
-
-def _plain(text: str) -> str:
-    """Text of the source without what a terminal would obey."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _bytes(count: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 BLOCK_BYTES = 512
 RECORD_BYTES = 10_240
 """A tar's size is a multiple of this, as tar(1) and tarfile make it."""
@@ -23,25 +25,24 @@ def _blank() -> bytes:
 
 _BLANK = _blank()
 _BLANK_SUM = sum(_BLANK)
-_ZEROS = bytes(MAX_NAME_BYTES)
+_HEADER = struct.Struct("100s24s12s12s8s356s")
 _OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
 
 
-def member_header(name: str, size: int) -> bytes:
-    """Header of one member.
+def write_header(buffer: bytearray, at: int, name: str, size: int) -> None:
+    """Put the header of one member into a buffer.
 
     Args:
+        buffer: gets 512 bytes.
+        at: where.
         name: ASCII, at most 100 characters.
         size: bytes of the content, below 8 GiB.
-
-    Returns:
-        512 bytes.
     """
     encoded = name.encode("ascii")
     length = b"%011o\0" % size
     assert len(encoded) <= MAX_NAME_BYTES and len(length) == 12
-    checksum = b"%06o\0 " % (_BLANK_SUM + sum(encoded) + sum(length))
-    return b"".join((encoded, _ZEROS[len(encoded) :], _OWNER, length, _TIME, checksum, _REST))
+    checksum = b"%06o\0 " % (_BLANK_SUM + sum(encoded + length))
+    _HEADER.pack_into(buffer, at, encoded, _OWNER, length, _TIME, checksum, _REST)
 
 
 def padding(size: int) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import xxhash
 
 from .files import publish, temporary, told, write_all
-from .tar import BLOCK_BYTES, archive_end, member_header
+from .tar import BLOCK_BYTES, archive_end, write_header
 
 # Large enough that a write costs little, small enough to stay in the processor's cache.
 BUFFER_BYTES = 8 << 20
@@ -19,15 +18,9 @@ _SPARE = 3 * BLOCK_BYTES
 """Of a member beside its content: header, padding, and the byte by which files may grow."""
 
 
-class Part(NamedTuple):
-    """One member of a sample: a row of energon's table `sample_parts`."""
-
-    sample_index: int
-    name: str
-    """The member's name after the key and a dot."""
-    offset: int
-    """Of its content, in the tar."""
-    size: int
+Part = tuple[int, str, int, int]
+"""One member, as energon's table `sample_parts` has it: index of the sample in the tar, name of the
+member after the key and a dot, offset of its content in the tar, bytes of its content."""
 
 
 class TarWriter:
@@ -48,7 +41,7 @@ class TarWriter:
         self._base = 0  # offset in the tar of the buffer's first byte
         self._sample = 0  # in the buffer: where the open sample begins
         self._end = 0  # in the buffer: where its next member goes
-        self._sample_parts: list[Part] = []
+        self._kept_parts = 0
         if path is not None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             with told(path):
@@ -82,12 +75,12 @@ class TarWriter:
 
     def add_content(self, name: str, key: str, size: int) -> None:
         """Make what was read last a member of the open sample."""
+        write_header(self._buffer, self._end, f"{key}.{name}", size)
         content = self._end + BLOCK_BYTES
-        self._view[self._end : content] = member_header(f"{key}.{name}", size)
         stop = content + size
         pad = -size % BLOCK_BYTES
         self._view[stop : stop + pad] = _ZEROS[:pad]
-        self._sample_parts.append(Part(len(self.starts), name, self._base + content, size))
+        self.parts.append((len(self.starts), name, self._base + content, size))
         self._end = stop + pad
 
     def add_bytes(self, name: str, key: str, data: bytes) -> None:
@@ -102,13 +95,12 @@ class TarWriter:
     def keep_sample(self) -> None:
         """The open sample is good: it will be in the tar."""
         self.starts.append(self._base + self._sample)
-        self.parts += self._sample_parts
-        self._sample_parts = []
         self._sample = self._end
+        self._kept_parts = len(self.parts)
 
     def drop_sample(self) -> None:
         """Take the open sample back."""
-        self._sample_parts = []
+        del self.parts[self._kept_parts :]
         self._end = self._sample
 
     def finish(self) -> tuple[int, str]:

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
-from neva_prep.dataprep.preview import describe_sample, plain_text, show_sample
+from neva_prep.dataprep.plain_text import plain_text
+from neva_prep.dataprep.preview import describe_sample, show_sample
 from neva_prep.errors import ConfigError, RecordError, ShardError
 from neva_prep.loaders.shard import StoredSample, find_sample
 
