@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .library import get_template as get_template
     from .library import list_templates as list_templates
     from .render import ConversationTemplate as ConversationTemplate
-    from .render import Rendered as Rendered
+    from .rendered import Rendered as Rendered
     from .sample import TokenizedSample as TokenizedSample
 
 _HOME = {
@@ -34,7 +34,7 @@ _HOME = {
     "ConversationTemplate": ".render",
     "ImageToken": ".config",
     "LLaVATemplateConfig": ".config",
-    "Rendered": ".render",
+    "Rendered": ".rendered",
     "TokenizedSample": ".sample",
     "encode_conversation": ".encode",
     "encode_conversations": ".encode",

@@ -33,11 +33,11 @@ def align_tokens(tokenizer: Any, ids: Sequence[int], text: str) -> list[Span] | 
     target = text.encode("utf-8")
     pieces = tokenizer.convert_ids_to_tokens(list(ids))
     for spell in (_spell_sentencepiece, _spell_byte_level):
-        spelled = [spell(piece) for piece in pieces]
-        if all(part is not None for part in spelled):
-            ends = _lay(b"".join(spelled), [len(part) for part in spelled], target)
-            if ends is not None:
-                return _to_characters(ends, text)
+        spelled = [part for part in map(spell, pieces) if part is not None]
+        if len(spelled) == len(pieces):
+            spans = _lay(b"".join(spelled), [len(part) for part in spelled], target)
+            if spans is not None:
+                return _to_characters(spans, text)
     return _align_by_decoding(tokenizer.decode, list(ids), text)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .library import NEMO_SYSTEM, source_of
+from .reader import tokenizer_of
 from .render import ConversationTemplate
-from .tokenizer import tokenizer_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Encoding: a conversation becomes tokens and labels in one pass.
 
-    messages ──render──▶ text + spans ──split at images──▶ chunks ──tokenize──▶ ids + offsets
-             ──place──▶ tokens + labels ──limit──▶ TokenizedSample
+messages ──render──▶ text + spans ──split at images──▶ chunks ──tokenize──▶ ids + offsets
+         ──place──▶ tokens + labels ──limit──▶ TokenizedSample
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import TemplateError
+from .chunk import Chunk, Encoded
 from .config import ImageToken, resolve_template
 from .library import get_template
+from .listed import Span
 from .lookalikes import check_look_alikes, count_role_markers
-from .overflow import Limit, Overflow, cut_answer, drop_last_turns, too_long
 from .messages import move_images_to_front, read_messages
-from .render import ConversationTemplate, ImagePlacement, Rendered
+from .overflow import Limit, Overflow, cut_answer, drop_last_turns, too_long
+from .reader import Reader, reader_of
+from .render import ConversationTemplate, ImagePlacement
+from .rendered import Rendered
 from .sample import TokenizedSample
-from .tokenizer import Chunk, Encoded, Reader, Span, reader_of
 
 Messages = Sequence[Mapping[str, Any]]
 SpecialText = Literal["escape", "error"]
@@ -206,9 +209,7 @@ def _place_all(rendered: Sequence[Rendered], rules: _Rules) -> list[Placed]:
     ]
 
 
-def _place(
-    rendered: Rendered, chunks: Iterable[tuple[Chunk, Encoded]], rules: _Rules
-) -> Placed:
+def _place(rendered: Rendered, chunks: Iterable[tuple[Chunk, Encoded]], rules: _Rules) -> Placed:
     """Chunks and images in a row, trained character spans as token spans."""
     bos = bos_of(rendered, rules.template, rules.reader)
     tokens = [] if bos is None else [bos]

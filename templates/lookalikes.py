@@ -9,7 +9,9 @@ from functools import lru_cache
 from ..errors import TemplateError
 from .marks import Specials
 from .messages import Message
-from .render import ConversationTemplate, Rendered, all_text
+from .render import ConversationTemplate
+from .rendered import Rendered
+from .show import all_text
 
 _PROBE = ("\U000f1000", "\U000f1001", "\U000f1002", "\U000f1003")
 _SEAM = re.compile(r"\n|(<[^<>\s]+>)")
@@ -39,9 +41,7 @@ def role_markers(template: ConversationTemplate, protected: tuple[str, ...]) -> 
         ('ASSISTANT:', 'USER:')
     """
     roles = ("user", "assistant", "user", "assistant")
-    probe = [
-        {"role": role, "content": text} for role, text in zip(roles, _PROBE, strict=True)
-    ]
+    probe = [{"role": role, "content": text} for role, text in zip(roles, _PROBE, strict=True)]
     try:
         text = template.render(probe).text
     except TemplateError:

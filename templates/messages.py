@@ -98,9 +98,7 @@ def _has_image_part(message: Mapping[str, Any]) -> bool:
     content = _content(message)
     if isinstance(content, str) or not isinstance(content, list | tuple):
         return False
-    return any(
-        isinstance(part, Mapping) and part.get("type") in IMAGE_PARTS for part in content
-    )
+    return any(isinstance(part, Mapping) and part.get("type") in IMAGE_PARTS for part in content)
 
 
 def _content(message: Mapping[str, Any]) -> Any:
@@ -141,9 +139,7 @@ def _read_message(
     return Message(role=role, parts=parts, extras=extras)
 
 
-def _read_part(
-    part: Any, index: int, image_token: str, literal: bool
-) -> tuple[Part, ...]:
+def _read_part(part: Any, index: int, image_token: str, literal: bool) -> tuple[Part, ...]:
     if isinstance(part, Mapping):
         kind = part.get("type", "text" if "text" in part else None)
         if kind in IMAGE_PARTS:

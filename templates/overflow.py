@@ -99,7 +99,7 @@ def cut_answer(
     begun = [span for span in trained if span[0] < room]
     if not begun:
         raise too_long(sample, limit, " and lies before its first answer")
-    start, stop = begun[-1]
+    _, stop = begun[-1]
     end = min(room, stop)
     events = Counter(sample.events)
     events["truncated_answer"] += end < stop

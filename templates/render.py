@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ..errors import TemplateError
 from . import sandbox
 from .marks import Marks, Protector, Specials, choose_marks
 from .messages import Message, move_images_to_front, read_messages
+from .rendered import Rendered, look_alike_events, read_marks
+from .show import Show, all_text
 from .spans import mark_answers, trained_by_position
 
-Span = tuple[int, int]
 ImagePlacement = Literal["keep", "front"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """The text that a model reads, and what in it is what."""
-
-    text: str
-    trained: tuple[Span, ...]
-    """Character spans [start, end) where loss is taken, in order."""
-    images: tuple[Span, ...] = ()
-    """Character spans of the image placeholders that are images."""
-    data: tuple[Span, ...] = ()
-    """Character spans of content that only looks like a special token or an image."""
-    events: Mapping[str, int] = field(default_factory=dict)
-    """Reason code -> how often, for everything that was dropped or escaped."""
-
-    @property
-    def trained_texts(self) -> list[str]:
-        """The text of each trained span."""
-        return [self.text[start:end] for start, end in self.trained]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +91,17 @@ class ConversationTemplate:
         joined = all_text(turns)
         marks = choose_marks(joined + self.chat_template)
         protector = Protector(specials, marks)
-        show = _Show(self, protector if protector.may_find(joined) else None, marks)
+        show = Show(
+            self.chat_template, self.roles, protector if protector.may_find(joined) else None, marks
+        )
         shown = [show(turn) for turn in turns]
         endings = (self.stop_string,) if self.stop_string else specials.protected
         variables = self._variables(specials, marks, add_generation_prompt)
         raw = self._fill(shown, variables, marks, endings)
-        rendered = _read_marks(raw, marks, protector.found, specials.image_token, self.name)
+        rendered = read_marks(raw, marks, protector.found, specials.image_token, self.name)
         self._check_images(turns, rendered)
         if protector.found:
-            events.update(_look_alike_events(protector.found, specials.image_token))
+            events.update(look_alike_events(protector.found, specials.image_token))
         return replace(rendered, events=dict(events)) if events else rendered
 
     def _prepare(self, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], Counter[str]]:
@@ -189,7 +170,7 @@ class ConversationTemplate:
         # A template is a program from a stranger: whatever it raises is its fault.
         except Exception as error:
             what = str(error) or type(error).__name__
-            line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+            line = f", line {getattr(error, 'lineno', 0)}" if getattr(error, "lineno", None) else ""
             raise TemplateError(
                 f"{self._where()}{line}: cannot render the conversation ({what}); "
                 "correct the template or the messages"
@@ -205,162 +186,3 @@ class ConversationTemplate:
                 f"{self._where()}: the conversation has {given} images but the text shows "
                 f"{len(rendered.images)}; the template must show each image once"
             )
-
-
-class _RoleName(str):
-    """A role's name in this template that also equals its usual name.
-
-    `message.role == 'user'` and `message.role == roles[0]` both hold, so that one template serves
-    whether it was written for its own names or for the usual ones.
-    """
-
-    usual: str
-
-    def __new__(cls, name: str, usual: str) -> _RoleName:
-        role = super().__new__(cls, name)
-        role.usual = usual
-        return role
-
-    def __eq__(self, other: object) -> bool:
-        return str.__eq__(self, other) is True or self.usual == other
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = str.__hash__
-
-
-@lru_cache(maxsize=256)
-def _role_name(role: str, roles: tuple[str, str]) -> str:
-    if role not in ("user", "assistant"):
-        return role
-    name = roles[0] if role == "user" else roles[1]
-    return role if name == role else _RoleName(name, role)
-
-
-def all_text(turns: Sequence[Message]) -> str:
-    """Everything that the messages say, to look for characters in."""
-    texts = [part for turn in turns for part in turn.parts if part is not None]
-    texts += [str(turn.extras) for turn in turns if turn.extras]
-    return "\n".join(texts)
-
-
-class _Show:
-    """Writes a message as templates expect it, its look-alikes and images replaced by marks."""
-
-    def __init__(
-        self, template: ConversationTemplate, protector: Protector | None, marks: Marks
-    ) -> None:
-        self._chat_template = template.chat_template
-        self._as_parts = sandbox_reads_parts(template.chat_template)
-        self._roles = template.roles
-        self._protector = protector
-        self._slot = marks.slot
-
-    def __call__(self, turn: Message) -> dict[str, Any]:
-        """One message for the template."""
-        protector = self._protector
-        parts = turn.parts
-        if protector is not None:
-            parts = tuple(None if part is None else protector.protect(part) for part in parts)
-        shown: dict[str, Any] = {"image_slots": self._slot * parts.count(None)}
-        if turn.extras:
-            shown |= protector.protect_all(turn.extras) if protector else turn.extras
-        if self._as_parts:
-            shown["content"] = [
-                {"type": "image"} if part is None else {"type": "text", "text": part}
-                for part in parts
-            ]
-        else:
-            content = "".join([self._slot if part is None else part for part in parts])
-            if turn.extras:
-                content += _calls_as_text(shown, content, self._chat_template)
-            shown["content"] = content
-        shown["role"] = _role_name(turn.role, self._roles)
-        return shown
-
-
-def sandbox_reads_parts(chat_template: str) -> bool:
-    """Whether the template wants lists of parts; a template that cannot be parsed does not."""
-    try:
-        return sandbox.reads_content_as_parts(chat_template)
-    except sandbox.JinjaError:
-        return False
-
-
-def _calls_as_text(extras: Mapping[str, Any], content: str, chat_template: str) -> str:
-    """Tool calls as lines of JSON for templates that do not know them: nothing gets lost."""
-    calls = extras.get("tool_calls") or extras.get("function_call")
-    if not calls or "tool_calls" in chat_template or "function_call" in chat_template:
-        return ""
-    calls = calls if isinstance(calls, list) else [calls]
-    lines = [sandbox.to_json(call.get("function", call)) for call in calls]
-    return "\n".join([""] * bool(content) + lines)
-
-
-def _read_marks(
-    raw: str, marks: Marks, found: list[str], image_token: str, name: str
-) -> Rendered:
-    """Marked text becomes plain text and spans."""
-    # In content the placeholder is a mark or a number by now: these were written by the template.
-    raw = raw.replace(image_token, marks.slot) if image_token in raw else raw
-    pieces = _mark_pattern(marks).split(raw)
-    trained: list[Span] = []
-    images: list[Span] = []
-    data: list[Span] = []
-    length = len(pieces[0])
-    depth = opened = 0
-    for number in range(1, len(pieces), 2):
-        mark = pieces[number]
-        start = length
-        if mark == marks.open:
-            opened = opened if depth else start
-            depth += 1
-            pieces[number] = ""
-        elif mark == marks.close:
-            depth -= 1
-            if depth < 0:
-                break
-            if depth == 0 and start > opened:
-                trained.append((opened, start))
-            pieces[number] = ""
-        elif mark == marks.slot:
-            pieces[number] = image_token
-            length += len(image_token)
-            images.append((start, length))
-        else:
-            pieces[number] = _look_alike(mark, marks, found, name)
-            length += len(pieces[number])
-            data.append((start, length))
-        length += len(pieces[number + 1])
-    if depth:
-        raise TemplateError(
-            f"template {name!r}: {{% generation %}} at character {opened} is not closed once; "
-            "do not break, continue or slice inside it"
-        )
-    return Rendered("".join(pieces), tuple(trained), tuple(images), tuple(data))
-
-
-def _look_alike(mark: str, marks: Marks, found: list[str], name: str) -> str:
-    """The text that a numbered mark stands for."""
-    number = mark.strip(marks.data)
-    if not number or int(number) >= len(found):
-        raise TemplateError(
-            f"template {name!r}: it cuts a message's text apart, through a special token in it; "
-            "clean the record or correct the template"
-        )
-    return found[int(number)]
-
-
-@lru_cache(maxsize=64)
-def _mark_pattern(marks: Marks) -> re.Pattern[str]:
-    # One set of characters in front: the search then skips plain text quickly.
-    singles = "".join((marks.slot, marks.open, marks.close, marks.data))
-    return re.compile(f"([{singles}](?:(?<={marks.data})[0-9]+{marks.data})?)")
-
-
-def _look_alike_events(found: list[str], image_token: str) -> Counter[str]:
-    events: Counter[str] = Counter()
-    for text in found:
-        events["escaped_image_text" if text == image_token else "escaped_special_text"] += 1
-    return events

@@ -1,0 +1,105 @@
+"""Messages as templates expect them: dictionaries, with marks where images and look-alikes were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2.exceptions import TemplateError as JinjaError
+
+from . import sandbox
+from .budget import to_json
+from .marks import Marks, Protector
+from .messages import Message
+
+
+def all_text(turns: Sequence[Message]) -> str:
+    """Everything that the messages say, to look for characters in."""
+    texts = [part for turn in turns for part in turn.parts if part is not None]
+    texts += [str(turn.extras) for turn in turns if turn.extras]
+    return "\n".join(texts)
+
+
+class Show:
+    """Writes a message as templates expect it, its look-alikes and images replaced by marks."""
+
+    def __init__(
+        self, chat_template: str, roles: tuple[str, str], protector: Protector | None, marks: Marks
+    ) -> None:
+        self._chat_template = chat_template
+        self._as_parts = _reads_parts(chat_template)
+        self._roles = roles
+        self._protector = protector
+        self._slot = marks.slot
+
+    def __call__(self, turn: Message) -> dict[str, Any]:
+        """One message for the template."""
+        protector = self._protector
+        parts = turn.parts
+        if protector is not None:
+            parts = tuple(None if part is None else protector.protect(part) for part in parts)
+        shown: dict[str, Any] = {"image_slots": self._slot * parts.count(None)}
+        if turn.extras:
+            shown |= protector.protect_all(turn.extras) if protector else turn.extras
+        if self._as_parts:
+            shown["content"] = [
+                {"type": "image"} if part is None else {"type": "text", "text": part}
+                for part in parts
+            ]
+        else:
+            content = "".join([self._slot if part is None else part for part in parts])
+            if turn.extras:
+                content += _calls_as_text(shown, content, self._chat_template)
+            shown["content"] = content
+        shown["role"] = _role_name(turn.role, self._roles)
+        return shown
+
+
+class _RoleName(str):
+    """A role's name in this template that also equals its usual name.
+
+    `message.role == 'user'` and `message.role == roles[0]` both hold, so that one template serves
+    whether it was written for its own names or for the usual ones.
+    """
+
+    usual: str
+
+    def __new__(cls, name: str, usual: str) -> _RoleName:
+        role = super().__new__(cls, name)
+        role.usual = usual
+        return role
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other) is True or self.usual == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+@lru_cache(maxsize=256)
+def _role_name(role: str, roles: tuple[str, str]) -> str:
+    if role not in ("user", "assistant"):
+        return role
+    name = roles[0] if role == "user" else roles[1]
+    return role if name == role else _RoleName(name, role)
+
+
+def _reads_parts(chat_template: str) -> bool:
+    """Whether the template wants lists of parts; a template that cannot be parsed does not."""
+    try:
+        return sandbox.reads_content_as_parts(chat_template)
+    except (JinjaError, RecursionError):
+        return False
+
+
+def _calls_as_text(extras: Mapping[str, Any], content: str, chat_template: str) -> str:
+    """Tool calls as lines of JSON for templates that do not know them: nothing gets lost."""
+    calls = extras.get("tool_calls") or extras.get("function_call")
+    if not calls or "tool_calls" in chat_template or "function_call" in chat_template:
+        return ""
+    calls = calls if isinstance(calls, list) else [calls]
+    lines = [to_json(call.get("function", call)) for call in calls]
+    return "\n".join([""] * bool(content) + lines)
