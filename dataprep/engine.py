@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -104,9 +105,11 @@ def _run_in_pool(
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_begin_worker, initargs=(job, shared, os.getpid())
     )
-    futures = [pool.submit(_write_in_worker, slot, shard) for slot, shard in enumerate(shards)]
     try:
-        waiting = set(futures)
+        with _interrupts_held():
+            waiting = {
+                pool.submit(_write_in_worker, slot, shard) for slot, shard in enumerate(shards)
+            }
         while waiting:
             done, waiting = wait(waiting, _TICK_SECONDS, FIRST_EXCEPTION)
             for future in done:
@@ -121,6 +124,16 @@ def _run_in_pool(
     finally:
         view[-1] = 1
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait: a worker that it met before it ignores Ctrl-C would print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _context() -> BaseContext:
