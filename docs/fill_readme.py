@@ -17,6 +17,12 @@ TOUR = (
     "neva-prep verify shards",
     "neva-prep inspect shards --index 0",
 )
+NAMES = {
+    "sendfile": "limit: bare copy of the images (sendfile)",
+    "sendfile_fsync": "the same, with fsync",
+    "neva_prep": "neva-prep: checked, hashed, indexed, synced",
+    "peer": "webdataset `ShardWriter` + `energon prepare`",
+}
 
 
 def tour() -> str:
@@ -46,9 +52,29 @@ def indent(text: str) -> str:
 
 
 def speed() -> str:
-    """The table of benchmarks/results/convert.json."""
+    """The figures of benchmarks/results/convert.json as a table."""
     path = ROOT / "benchmarks" / "results" / "convert.json"
-    return json.loads(path.read_text())["markdown"] if path.exists() else ""
+    if not path.exists():
+        return ""
+    result = json.loads(path.read_text())
+    corpus, figures = result["corpus"], result["figures"]
+    limit = figures["sendfile"]["marginal_cpu_us_per_image"]
+    lines = [
+        f"Converting {corpus['images']:,} images of {corpus['mean_image_kb']:.0f} kB, one worker, "
+        f"medians of {result['repeats']} runs (`{result['command']}`):",
+        "",
+        "| | CPU s | wall s | CPU per image | × the limit |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in figures.items():
+        each = found["marginal_cpu_us_per_image"]
+        lines.append(
+            f"| {NAMES.get(name, name)} | {found['cpu_seconds']:.2f} | "
+            f"{found['wall_seconds']:.2f} | {each:.0f} µs | {each / limit:.2f} |"
+        )
+    peak = max(result["memory"]["peak_anonymous_mb"].values())
+    lines += ["", f"Memory at {result['memory']['records']:,} records: {peak:.0f} MB."]
+    return "\n".join(lines) + "\n"
 
 
 def fill(text: str, mark: str, content: str) -> str:
