@@ -216,7 +216,7 @@ def _repeated_bodies(tree: nodes.Template) -> Iterator[list[nodes.Node]]:
         yield block.body
 
 
-def _call(attribute: str, arguments: list[nodes.Expr]) -> nodes.Call:
+def _call(attribute: str, arguments: list[Any]) -> nodes.Call:
     target = nodes.EnvironmentAttribute(attribute)
     return nodes.Call(target, arguments, [], None, None)
 
