@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,21 @@ _REFERENCE_KEYS = frozenset(
 _NESTED_KEYS = frozenset({"blend", "blend_epochized", "datasets"})
 
 
-def check_metadataset(path: str | os.PathLike[str], *, _depth: int = 0) -> list[Path]:
+def _check_crude(dataset: Path) -> None:
+    check_dataset(dataset)
+
+
+def check_metadataset(
+    path: str | os.PathLike[str],
+    *,
+    check: Callable[[Path], object] = _check_crude,
+    _depth: int = 0,
+) -> list[Path]:
     """Check a metadataset file and every dataset that it refers to.
+
+    Args:
+        path: the file.
+        check: raises for a dataset that must not be opened; by default any but a crude one.
 
     Returns:
         The dataset folders, in the order in which the file names them.
@@ -61,9 +74,10 @@ def check_metadataset(path: str | os.PathLike[str], *, _depth: int = 0) -> list[
         for where, reference in _references(file, f"splits.{split}", node):
             target = _resolve_inside(file, where, reference)
             if target.is_dir():
-                datasets.append(check_dataset(target).path)
+                check(target)
+                datasets.append(target)
             else:
-                datasets.extend(check_metadataset(target, _depth=_depth + 1))
+                datasets.extend(check_metadataset(target, check=check, _depth=_depth + 1))
     return datasets
 
 

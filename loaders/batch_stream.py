@@ -1,0 +1,190 @@
+"""Streams of batches: the endless one of training, and the passes of validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from megatron.energon import SavableDataset
+
+from ..errors import ConfigError
+from .batch import Batch
+from .energon_loader import StartMethod, close_loader, open_loader, our_errors, restore_loader
+from .skips import Note, SkipCounter
+
+
+class TrainStream:
+    """Endless batches of this rank, with a place that can be saved.
+
+    An iteration that is left goes on where it was: `iter()` gives the stream itself. Its worker
+    processes live until `close()`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dataset: SavableDataset,
+        counter: SkipCounter,
+        *,
+        start_method: StartMethod,
+        pin_memory: bool,
+    ) -> None:
+        """Open a stream; nothing is read before the first batch."""
+        self._name = name
+        self._counter = counter
+        self._loader = open_loader(dataset, start_method=start_method, pin_memory=pin_memory)
+        self._batches: Iterator[Any] | None = None
+        self._closed = False
+        self.num_batches = 0
+        """Batches given since the first start, those before a resume included."""
+
+    def __iter__(self) -> TrainStream:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            RecordError: too many samples were skipped.
+            ShardError: a shard cannot be read.
+            ConfigError: the stream is closed.
+        """
+        if self._closed:
+            raise ConfigError("this stream is closed; call train_dataloader() for another one")
+        with our_errors(self._name):
+            try:
+                if self._batches is None:
+                    self._batches = iter(self._loader)
+                batch = _take_note(next(self._batches), self._counter)
+            except BaseException:
+                self.close()
+                raise
+        self.num_batches += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place behind the last batch, in energon's terms; resume.py makes plain data of it."""
+        return {
+            "energon": self._loader.save_state_rank(),
+            "skips": self._counter.state_dict(),
+            "num_batches": self.num_batches,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a place; only before the first batch."""
+        if self._batches is not None:
+            raise ConfigError(
+                "the stream has begun; load a state before its first batch, or through the data "
+                "module, which opens another stream"
+            )
+        restore_loader(self._loader, state["energon"])
+        self._counter.load_state_dict(state["skips"])
+        self.num_batches = state["num_batches"]
+
+    def close(self) -> None:
+        """End the worker processes; the place can no longer be saved."""
+        if not self._closed:
+            self._closed = True
+            close_loader(self._loader, self._batches)
+            self._batches = None
+
+    def __enter__(self) -> TrainStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed"):
+            self.close()
+
+
+class ValStream:
+    """Batches of this rank's share of a split; every `iter()` is the same pass from its begin.
+
+    Leaving the loop, or closing the iterator, ends the worker processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[], SavableDataset],
+        new_counter: Callable[[], SkipCounter],
+        num_batches: int | None,
+        *,
+        start_method: StartMethod,
+        pin_memory: bool,
+    ) -> None:
+        """Prepare passes.
+
+        Args:
+            name: of the dataset, for messages.
+            build: gives the chain of datasets for a pass.
+            new_counter: gives the counter for a pass.
+            num_batches: of each rank; None for as many as there are, where there is one rank.
+            start_method: of worker processes.
+            pin_memory: whether batches come in pinned memory.
+        """
+        self._name = name
+        self._build = build
+        self._new_counter = new_counter
+        self._num_batches = num_batches
+        self._start_method = start_method
+        self._pin_memory = pin_memory
+        self.counter = new_counter()
+        """Of the last pass."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """A pass.
+
+        A rank that has fewer batches than another repeats its last one without labels, so that all
+        ranks make the same number of steps and no sample counts twice.
+
+        Raises:
+            RecordError: too many samples were skipped, or all.
+            ShardError: a shard cannot be read.
+        """
+        self.counter = counter = self._new_counter()
+        loader = open_loader(
+            self._build(), start_method=self._start_method, pin_memory=self._pin_memory
+        )
+        batches: Iterator[Any] | None = None
+        given = 0
+        last: Batch | None = None
+        try:
+            with our_errors(self._name):
+                batches = iter(loader)
+            while True:
+                with our_errors(self._name):
+                    found = next(batches, None)
+                    if found is None:
+                        break
+                    last = _take_note(found, counter)
+                given += 1
+                yield last
+            counter.check_end()
+        finally:
+            close_loader(loader, batches)
+        while last is not None and given < (self._num_batches or 0):
+            given += 1
+            yield without_labels(last)
+
+
+def without_labels(batch: Batch, ignore_index: int = -100) -> Batch:
+    """The batch with nothing to learn from, and no keys: a step that keeps ranks in step."""
+    blank = dict(batch)
+    blank["labels"] = batch["labels"].new_full(batch["labels"].shape, ignore_index)
+    blank["loss_mask"] = batch["loss_mask"].new_zeros(batch["loss_mask"].shape)
+    blank["__keys__"] = []
+    blank["__origins__"] = []
+    return blank  # type: ignore[return-value]
+
+
+def _take_note(found: Any, counter: SkipCounter) -> Batch:
+    """The batch, its note added to the counts."""
+    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], Note):
+        counter.add(found[1])
+        found = found[0]
+    else:  # A task encoder that is not ours.
+        counter.add(Note(delivered=1))
+    return found  # type: ignore[no-any-return]

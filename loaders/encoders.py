@@ -1,0 +1,288 @@
+"""Sample encoders: each type of sample becomes tokens and the images that they point to.
+
+    encode_sample(sample, rules) ──by its type──▶ messages, or texts and images in a row
+                                 ──templates────▶ EncodedText
+
+The semantics are those of NeMo 2.0's encoders; what each does where NeMo's crash, or train nothing,
+is said at the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..errors import RecordError
+from ..templates.config import resolve_template
+from ..templates.encode import SpecialText, encode_conversation
+from ..templates.library import get_template
+from ..templates.overflow import Overflow
+from ..templates.render import ConversationTemplate, ImagePlacement
+from .config import MultiModalSampleConfig
+from .prepared import EncodedText
+
+_ROW = ConversationTemplate(
+    name="interleaved",
+    chat_template="{%- for message in messages %}{% generation %}{{ message['content'] }}"
+    "{% endgeneration %}{% endfor %}",
+    add_bos=True,
+    trusted=True,
+)
+"""Text and images as they stand; loss is taken on all text."""
+_CHOICE_PROMPT = "Answer with the option's letter from the given choices directly."
+"""LLaVA-1.5's, of its multiple-choice data."""
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """How texts become tokens; one for all samples of a stream."""
+
+    tokenizer: Any
+    config: MultiModalSampleConfig
+    max_length: int | None = None
+    """Most positions of a sample, image embeddings included; None for no limit."""
+    overflow: Overflow = "error"
+    image_embeddings: int = 576
+    """Positions of one image, for the limit."""
+    image_placement: ImagePlacement = "keep"
+    special_text: SpecialText = "escape"
+
+    @cached_property
+    def template(self) -> ConversationTemplate:
+        """Of conversations.
+
+        Raises:
+            ValueError: neither the config nor the tokenizer has a chat template.
+        """
+        return resolve_template(self.config.conversation_template_config, self.tokenizer)
+
+    def encode(
+        self,
+        key: str,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[Any],
+        template: ConversationTemplate | None = None,
+    ) -> EncodedText:
+        """Tokens of messages, which must have one placeholder for each image.
+
+        Args:
+            key: of the sample, for messages.
+            messages: as `encode_conversation` takes them.
+            images: in the order of their placeholders.
+            template: None for the one of conversations.
+
+        Raises:
+            RecordError: there are more or fewer placeholders than images.
+            TemplateError: the messages cannot be rendered.
+            PackError: they are too long.
+        """
+        text = encode_conversation(
+            messages,
+            tokenizer=self.tokenizer,
+            template=template or self.template,
+            image_token=self.config.image_token,
+            ignore_index=self.config.ignore_place_holder,
+            image_placement=self.image_placement,
+            special_text=self.special_text,
+            max_length=self.max_length,
+            overflow=self.overflow,
+            image_embeddings=self.image_embeddings,
+            key=key,
+        )
+        placeholders = text.num_images + text.events.get("dropped_images", 0)
+        if placeholders != len(images):
+            raise RecordError(
+                f"sample {key}: its text has {placeholders} '{self.config.image_token.token_str}' "
+                f"but it has {len(images)} images; correct the record",
+                reason="placeholder_mismatch",
+            )
+        return EncodedText(text=text, images=tuple(images[: text.num_images]))
+
+
+def encode_conversation_sample(sample: Any, rules: TextRules) -> EncodedText:
+    """A ConversationSample, ours: any number of turns and images."""
+    return rules.encode(sample.__key__, sample.messages, sample.images)
+
+
+def encode_vqa(sample: Any, rules: TextRules) -> EncodedText:
+    """A VQASample: question and answer, or a list of each for several turns.
+
+    With one question and a list of answers, which energon means as alternatives, the one with the
+    greatest weight is taken, the first of equals. A question without any placeholder gets the
+    image in front, since the type has its image beside the text.
+
+    Raises:
+        RecordError: no answers, lists of different lengths, or not one placeholder per image.
+    """
+    key, context, answers = sample.__key__, sample.context, sample.answers
+    if not answers:
+        raise _bad(key, "has no answers", "drop it: nothing of it is trained")
+    if isinstance(context, str):
+        answer = answers if isinstance(answers, str) else _best(key, answers, sample.answer_weights)
+        pairs = [(context, answer)]
+    elif isinstance(answers, str) or len(context) != len(answers):
+        count = 1 if isinstance(answers, str) else len(answers)
+        raise _bad(key, f"has {len(context)} questions but {count} answers", "give one for each")
+    else:
+        pairs = list(zip(context, answers, strict=True))
+    return _encode_pairs(key, pairs, sample.image, rules)
+
+
+def encode_captioning(sample: Any, rules: TextRules) -> EncodedText:
+    """A CaptioningSample, as LLaVA pretrains: the image, then the caption and a line end.
+
+    Loss is taken on the caption and the line end. NeMo names the type but has no encoder for it.
+    """
+    if not isinstance(sample.caption, str) or not sample.caption.strip():
+        raise _bad(sample.__key__, "has no caption", "drop it: nothing of it is trained")
+    images = _images_of(sample.image)
+    messages = [
+        {"role": "user", "content": rules.config.image_token.token_str * len(images)},
+        {"role": "assistant", "content": sample.caption},
+    ]
+    return rules.encode(sample.__key__, messages, images, get_template("plain"))
+
+
+def encode_interleaved(sample: Any, rules: TextRules) -> EncodedText:
+    """An InterleavedSample: texts and images in a row; loss on all text.
+
+    A row without images, or with empty texts, is fine as long as it has a text.
+    """
+    return _encode_row(sample.__key__, sample.sequence, rules)
+
+
+def encode_similarity_interleaved(sample: Any, rules: TextRules) -> EncodedText:
+    """A SimilarityInterleavedSample: each image beside the text that it is matched to.
+
+    The image stands behind its text, or before it with `image_following_text=False`. Images of the
+    same text keep their order; texts that meet are joined by a space.
+
+    Raises:
+        RecordError: not one index for each image, or an index that is no text's.
+    """
+    key, images, texts = sample.__key__, list(sample.images or ()), list(sample.texts)
+    places = sample.matched_text_indices
+    places = [] if places is None else [int(place) for place in places]
+    if len(places) != len(images):
+        raise _bad(
+            key,
+            f"has {len(images)} images but {len(places)} matched_text_indices",
+            "give one for each image",
+        )
+    if outside := [place for place in places if not 0 <= place < len(texts)]:
+        raise _bad(
+            key,
+            f"matches an image to text {outside[0]}, and its texts are 0 to {len(texts) - 1}",
+            "correct matched_text_indices",
+        )
+    row: list[Any] = []
+    for number, text in enumerate(texts):
+        matched = [image for image, place in zip(images, places, strict=True) if place == number]
+        if not rules.config.image_following_text:
+            row += matched
+        if row and isinstance(row[-1], str):
+            row[-1] = f"{row[-1]} {text}"
+        else:
+            row.append(text)
+        if rules.config.image_following_text:
+            row += matched
+    return _encode_row(key, row, rules)
+
+
+def encode_multi_choice_vqa(sample: Any, rules: TextRules) -> EncodedText:
+    """A MultiChoiceVQASample, in the words of LLaVA-1.5's multiple-choice data.
+
+    The choices follow the question as lines `A. …`, then the request for a letter; the answer is
+    the letter.
+
+    Raises:
+        RecordError: no choices, more than letters, or an index that is no choice's.
+    """
+    key, choices, right = sample.__key__, sample.choices, int(sample.correct_choice_idx)
+    if not choices or len(choices) > 26:
+        raise _bad(key, f"has {len(choices or ())} choices", "give 1 to 26")
+    if not 0 <= right < len(choices):
+        raise _bad(
+            key,
+            f"has choices 0 to {len(choices) - 1}, and {right} is said to be right",
+            "correct correct_choice_idx",
+        )
+    letters = [chr(ord("A") + number) for number in range(len(choices))]
+    lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
+    question = "\n".join((sample.context, *lines, _CHOICE_PROMPT))
+    return _encode_pairs(key, [(question, letters[right])], sample.image, rules)
+
+
+ENCODERS = {
+    "ConversationSample": encode_conversation_sample,
+    "VQASample": encode_vqa,
+    "CaptioningSample": encode_captioning,
+    "InterleavedSample": encode_interleaved,
+    "SimilarityInterleavedSample": encode_similarity_interleaved,
+    "MultiChoiceVQASample": encode_multi_choice_vqa,
+}
+"""Name of a sample type -> what encodes it."""
+
+
+def _encode_pairs(
+    key: str, pairs: Sequence[tuple[Any, Any]], image: Any, rules: TextRules
+) -> EncodedText:
+    """Questions and answers with the images that lie beside them."""
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise _bad(key, "has a question or an answer that is no text", "write it as text")
+    images = _images_of(image)
+    mark = rules.config.image_token.token_str
+    if not any(mark in question for question, _ in pairs):
+        pairs = [(f"{mark}\n" * len(images) + pairs[0][0], pairs[0][1]), *pairs[1:]]
+    messages = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return rules.encode(key, messages, images)
+
+
+def _encode_row(key: str, row: Sequence[Any], rules: TextRules) -> EncodedText:
+    if not any(isinstance(part, str) and part.strip() for part in row):
+        raise _bad(key, "has no text", "drop it: nothing of it is trained")
+    parts = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+        for part in row
+    ]
+    images = [part for part in row if not isinstance(part, str)]
+    for image in images:
+        _check_image(key, image)
+    return rules.encode(key, [{"role": "user", "content": parts}], images, _ROW)
+
+
+def _images_of(image: Any) -> list[Any]:
+    if image is None:
+        return []
+    return list(image) if isinstance(image, list | tuple) else [image]
+
+
+def _check_image(key: str, image: Any) -> None:
+    if not isinstance(image, bytes | Image.Image | torch.Tensor):
+        raise _bad(
+            key, f"has a {type(image).__name__} where an image belongs", "give bytes of a file"
+        )
+
+
+def _best(key: str, answers: Sequence[str], weights: Any) -> str:
+    if weights is None:
+        return answers[0]
+    numbers = [float(weight) for weight in weights]
+    if len(numbers) != len(answers):
+        raise _bad(
+            key, f"has {len(answers)} answers but {len(numbers)} weights", "give one for each"
+        )
+    return answers[numbers.index(max(numbers))]
+
+
+def _bad(key: str, finding: str, way_out: str) -> RecordError:
+    return RecordError(f"sample {key}: {finding}; {way_out}", reason="bad_sample")

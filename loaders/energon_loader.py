@@ -1,0 +1,104 @@
+"""energon's loader, opened and closed as training needs it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tarfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from megatron.energon import SavableDataset, get_savable_loader
+from megatron.energon.errors import SampleException
+
+from ..errors import NevaPrepError, ShardError
+
+StartMethod = Literal["fork", "spawn"]
+
+_CHECKPOINT_SECONDS = 10.0
+"""Workers note their place so often; a restored loader reads again what lies behind the note."""
+_SHARD_FAULTS = (OSError, EOFError, tarfile.TarError, SampleException)
+
+
+def open_loader(dataset: SavableDataset, *, start_method: StartMethod, pin_memory: bool) -> Any:
+    """Energon's savable loader over a chain of datasets; its workers start with the first batch."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+        loader = get_savable_loader(
+            dataset, checkpoint_every_sec=_CHECKPOINT_SECONDS, watchdog_timeout_seconds=None
+        )
+    loader.pin_memory = pin_memory
+    if loader.num_workers and start_method != "fork":
+        context = multiprocessing.get_context(start_method)
+        loader.multiprocessing_context = context
+        # energon makes them for forked workers, which spawned ones cannot take over.
+        loader.cmd_queues[:] = [context.Queue() for _ in loader.cmd_queues]
+        loader.result_queues[:] = [context.Queue() for _ in loader.result_queues]
+    return loader
+
+
+def restore_loader(loader: Any, state: Any) -> None:
+    """Put a loader that has not started at a saved place."""
+    loader.restore_state_rank(state)
+    if state is None or not loader.num_workers:
+        return
+    # energon forgets how far a worker had come behind its last note. Without this, a state that is
+    # saved before every worker has given a batch would give some batches again.
+    loader._worker_sample_counters = [
+        worker.state.sample_index - 1 + worker.offset if worker.state is not None else -1
+        for worker in state.worker_states
+    ]
+
+
+def close_loader(loader: Any, batches: Iterator[Any] | None) -> None:
+    """End the worker processes of a loader, and wait for their end.
+
+    Left to itself, a loader that is dropped takes up to ten seconds for this.
+    """
+    if batches is not None and hasattr(batches, "close"):
+        batches.close()
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+        loader._iterator = None
+    for queue in (*loader.cmd_queues, *loader.result_queues):
+        queue.close()
+        queue.cancel_join_thread()
+
+
+@contextmanager
+def our_errors(name: str) -> Iterator[None]:
+    """Errors of energon and of worker processes, told as ours.
+
+    Args:
+        name: of the dataset, for messages.
+
+    Raises:
+        NevaPrepError: as it was raised, without the traceback of a worker around it.
+        ShardError: a shard cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+            yield
+    except NevaPrepError as error:
+        inner = _without_traceback(error)
+        if inner is error:
+            raise
+        raise inner from error
+    except _SHARD_FAULTS as error:
+        finding = str(error).strip().rpartition("\n")[2] or type(error).__name__
+        raise ShardError(
+            f"{name}: reading failed: {finding}; run neva-prep verify on it"
+        ) from error
+
+
+def _without_traceback(error: NevaPrepError) -> NevaPrepError:
+    """The error that a worker raised; DataLoader puts the worker's traceback into its message."""
+    kind = type(error)
+    text = str(error)
+    mark = f"{kind.__module__}.{kind.__qualname__}: "
+    if not text.startswith("Caught ") or mark not in text:
+        return error
+    return kind(text.rpartition(mark)[2].strip())

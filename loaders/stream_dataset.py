@@ -1,0 +1,109 @@
+"""A blend as energon's chain of datasets: shards become batches, endlessly or for one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from megatron.energon import SavableDataset, WorkerConfig
+from megatron.energon.errors import reraise_exception
+from megatron.energon.metadataset.loader_interface import DatasetBlendMode, LoadedDataset
+
+from .blend import Blend
+from .ranks import DataParallel
+from .task_encoder import MultiModalTaskEncoder
+from .webdataset import CheckedWebdataset
+
+_PARALLEL_SHARDS = 16
+"""Shards that a worker reads in turns when it shuffles."""
+_MODES = {
+    "single": DatasetBlendMode.NONE,
+    "weights": DatasetBlendMode.DATASET_WEIGHT,
+    "repetitions": DatasetBlendMode.SAMPLE_REPETITIONS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadConfig:
+    """How a split is read."""
+
+    micro_batch_size: int
+    """Samples in a batch; a packed batch is one pack."""
+    num_workers: int
+    """Processes of this rank; 0 reads in the rank's own."""
+    shuffle_buffer_size: int | None = None
+    """Samples among which the next one is drawn; None keeps the order of the shards."""
+    packing_buffer_size: int | None = None
+    """Samples among which packs are chosen; None where nothing is packed."""
+    seed: int = 0
+    """Of the shuffling."""
+
+
+def build_train_dataset(
+    blend: Blend, encoder: MultiModalTaskEncoder, config: ReadConfig, ranks: DataParallel
+) -> SavableDataset:
+    """Endless, shuffled batches of this rank."""
+    workers = _worker_config(config, ranks)
+    shuffle = config.shuffle_buffer_size is not None
+    datasets = _load(
+        blend,
+        workers,
+        training=True,
+        shuffle_over_epochs=1 if shuffle else None,
+        parallel_shard_iters=_PARALLEL_SHARDS if shuffle else 1,
+    )
+    return encoder.build_train_datasets(
+        datasets=datasets,
+        worker_config=workers,
+        batch_size=_batch_size(encoder, config),
+        packing_buffer_size=config.packing_buffer_size,
+        shuffle_buffer_size=config.shuffle_buffer_size,
+        blend_mode=_MODES[blend.mode],
+        repeat=True,
+    )
+
+
+def build_val_dataset(
+    blend: Blend, encoder: MultiModalTaskEncoder, config: ReadConfig, ranks: DataParallel
+) -> SavableDataset:
+    """One pass over this rank's share, in the order of the shards."""
+    workers = _worker_config(config, ranks)
+    return encoder.build_val_datasets(
+        datasets=_load(blend, workers, training=False, parallel_shard_iters=1),
+        worker_config=workers,
+        batch_size=_batch_size(encoder, config),
+        packing_buffer_size=config.packing_buffer_size,
+    )
+
+
+def _batch_size(encoder: MultiModalTaskEncoder, config: ReadConfig) -> int:
+    return 1 if encoder.packed_sequence else config.micro_batch_size
+
+
+def _worker_config(config: ReadConfig, ranks: DataParallel) -> WorkerConfig:
+    return WorkerConfig(
+        rank=ranks.rank,
+        world_size=ranks.size,
+        num_workers=config.num_workers,
+        data_parallel_group=ranks.group,
+        seed_offset=config.seed,
+        global_error_handler=reraise_exception,
+    )
+
+
+def _load(blend: Blend, workers: WorkerConfig, **options: Any) -> list[LoadedDataset]:
+    return [
+        LoadedDataset(
+            dataset=CheckedWebdataset(
+                part.dataset,
+                part.kind,
+                split=part.split,
+                worker_config=workers,
+                subset=part.subset,
+                **options,
+            ),
+            weight=part.number if blend.mode == "weights" else None,
+            repetitions=part.number if blend.mode == "repetitions" else None,
+        )
+        for part in blend.parts
+    ]
