@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 
 
@@ -35,3 +37,35 @@ def normalize(
     # 255 is a tensor, since CUDA multiplies by 1/255 where it is a number, and rounds otherwise.
     values = pixels.to(torch.float32).div_(per_channel((255.0, 255.0, 255.0)))
     return values.sub_(per_channel(mean)).div_(per_channel(std)).to(dtype)
+
+
+def normalize_by_table(
+    pixels: np.ndarray, *, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> torch.Tensor:
+    """What `normalize` gives, on one core of the CPU: each value is looked up.
+
+    Args:
+        pixels: uint8[tiles, 3, height, width]
+        mean: of red, green, blue, of values from 0 to 1.
+        std: of red, green, blue.
+        dtype: of the result; float32 or bfloat16.
+
+    Returns:
+        dtype[tiles, 3, height, width]
+    """
+    table = _table(tuple(mean), tuple(std), dtype)
+    values = np.empty(pixels.shape, dtype=table.dtype)
+    for tile, values_of_tile in zip(pixels, values, strict=True):
+        for channel in range(3):
+            # No index is out of range; "clip" spares numpy a copy that guards against it.
+            np.take(table[channel], tile[channel], out=values_of_tile[channel], mode="clip")
+    return torch.from_numpy(values).view(dtype)
+
+
+@lru_cache(maxsize=16)
+def _table(mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> np.ndarray:
+    """float32[3, 256], or int16[3, 256] that holds the bits of bfloat16, which numpy lacks."""
+    every_value = torch.arange(256, dtype=torch.uint8).view(1, 256).expand(3, 1, 256)
+    table = normalize(every_value, mean=mean, std=std, dtype=dtype).view(3, 256)
+    bits: np.ndarray = (table.view(torch.int16) if dtype == torch.bfloat16 else table).numpy()
+    return bits

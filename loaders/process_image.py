@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ..errors import ImageError
 from .decode import decode_array, decode_image, upright_size
 from .image_config import ImageConfig
-from .normalize import normalize
+from .normalize import normalize_by_table
 from .resize import ExactPicture, FastPicture, Picture
 from .tiles import choose_grid, size_on_grid, split_into_tiles, tiles_of_grid
 
@@ -34,9 +35,9 @@ def process_image(data: bytes, config: ImageConfig, *, name: str = "image") -> t
     _check_shape(picture, config, name)
     tiles = fit_picture(picture, config)
     if config.output == "uint8":
-        return tiles
+        return torch.from_numpy(tiles)
     dtype = torch.float32 if config.output == "float32" else torch.bfloat16
-    return normalize(tiles, mean=config.mean, std=config.std, dtype=dtype)
+    return normalize_by_table(tiles, mean=config.mean, std=config.std, dtype=dtype)
 
 
 def count_tiles(data: bytes, config: ImageConfig, *, name: str = "image") -> int:
@@ -59,11 +60,10 @@ def read_picture(data: bytes, config: ImageConfig, *, name: str = "image") -> Pi
     """
     if config.mode == "exact":
         return ExactPicture(decode_image(data, max_pixels=config.max_pixels, name=name))
-    pixels = decode_array(data, max_pixels=config.max_pixels, name=name)
-    return FastPicture(torch.from_numpy(pixels))
+    return FastPicture(decode_array(data, max_pixels=config.max_pixels, name=name))
 
 
-def fit_picture(picture: Picture, config: ImageConfig) -> torch.Tensor:
+def fit_picture(picture: Picture, config: ImageConfig) -> np.ndarray:
     """Resize, cut and pad as `config.fit` says.
 
     Returns:
@@ -71,19 +71,19 @@ def fit_picture(picture: Picture, config: ImageConfig) -> torch.Tensor:
     """
     size = config.size
     if config.fit == "crop":
-        return _shorter_edge(picture, size).crop(size, size).planes().unsqueeze(0)
+        return _shorter_edge(picture, size).crop(size, size).planes()[None]
     if config.fit == "pad":
-        return picture.pad_to_square(size, config.background).planes().unsqueeze(0)
+        return picture.pad_to_square(size, config.background).planes()[None]
     if config.fit == "keep":
         longer, shorter = max(picture.size), min(picture.size)
         edge = max(1, int(min(2 * size / (longer / shorter), size)))
-        return _shorter_edge(picture, edge).planes().unsqueeze(0)
-    squashed = picture.resize(size, size).planes().unsqueeze(0)
+        return _shorter_edge(picture, edge).planes()[None]
+    squashed = picture.resize(size, size).planes()[None]
     if config.fit == "squash":
         return squashed
     grid = choose_grid(*picture.size, config.grids)
     on_grid = picture.resize(*size_on_grid(*picture.size, grid)).pad(grid[1], grid[0], _BLACK)
-    return torch.cat([squashed, split_into_tiles(on_grid.planes(), size)])
+    return np.concatenate([squashed, split_into_tiles(on_grid.planes(), size)])
 
 
 def _shorter_edge(picture: Picture, edge: int) -> Picture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
 
 def choose_grid(width: int, height: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -56,7 +56,7 @@ def tiles_of_grid(grid: tuple[int, int], size: int) -> int:
     return 1 + (grid[0] // size) * (grid[1] // size)
 
 
-def split_into_tiles(pixels: torch.Tensor, size: int) -> torch.Tensor:
+def split_into_tiles(pixels: np.ndarray, size: int) -> np.ndarray:
     """Cut a grid row by row.
 
     Args:
@@ -67,5 +67,5 @@ def split_into_tiles(pixels: torch.Tensor, size: int) -> torch.Tensor:
         [rows * columns, 3, size, size]
     """
     rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
-    tiles = pixels.reshape(3, rows, size, columns, size).permute(1, 3, 0, 2, 4)
+    tiles = pixels.reshape(3, rows, size, columns, size).transpose(1, 3, 0, 2, 4)
     return tiles.reshape(rows * columns, 3, size, size)
