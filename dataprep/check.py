@@ -32,12 +32,12 @@ def check_turns(turns: list[Turn]) -> Placeholders:
     if not turns:
         _reject("empty_conversation", "the conversation is empty")
     first = 1 if turns[0].role == "system" else 0
-    roles = [turn.role for turn in turns[first:]]
+    roles = [turn.role for turn in turns]
     values = [turn.value for turn in turns]
     text = "".join(values)
     # The usual conversation passes these tests at once; only a bad one is looked at closer.
-    pairs, odd = divmod(len(roles), 2)
-    if odd or not pairs or roles != _DIALOGUE * pairs or not all(map(str.strip, values)):
+    pairs, odd = divmod(len(turns) - first, 2)
+    if odd or not pairs or roles[first:] != _DIALOGUE * pairs or not all(map(str.strip, values)):
         _reject_turns(turns, first)
     if "\0" in text:
         _reject_turns(turns, first)

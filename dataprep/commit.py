@@ -49,7 +49,7 @@ def shard_entries(journal: Journal) -> list[ShardEntry]:
             bytes=result.bytes,
             xxh3_128=result.xxh3_128,
         )
-        for result in journal.results()
+        for result in journal.summaries()
         if result.samples
     ]
 

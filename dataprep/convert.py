@@ -107,7 +107,7 @@ def write_shards(job: Job, plan: Plan, journal: Journal, watch: Watch) -> None:
             _check_errors(journal, job.options, plan.records, tally.rejected)
 
     run_shards(job, pending, job.options.workers, tick)
-    _check_errors(journal, job.options, plan.records, sum(r.rejected for r in journal.results()))
+    _check_errors(journal, job.options, plan.records, sum(r.rejected for r in journal.summaries()))
 
 
 def finish(
@@ -128,7 +128,7 @@ def finish(
         journal: holds the finished shards.
         locate: gives rejected records, in the order of the source, their place in it.
     """
-    add_results(report, journal.results())
+    add_results(report, journal.summaries())
     rows = add_rejections(report, locate(journal.rejected()))
     if dry_run:
         for _ in rows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,16 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def reserve(fd: int, size: int) -> None:
+    """Ask for a file's space at once, which spares a tenth of the work of writing it.
+
+    A wish: where the file system cannot or will not, writing goes on as usual. The file must be cut
+    to its size in the end. (os.posix_fallocate would write zeros where it is not supported.)
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size))
 
 
 def publish(path: Path) -> None:

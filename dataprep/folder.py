@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from functools import lru_cache
 from typing import NoReturn
@@ -13,6 +14,8 @@ from ..errors import ConfigError, ImageError
 MAX_FILE_BYTES = 512 << 20
 # A FIFO named like an image would block for ever without O_NONBLOCK.
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+# The usual relative path; any other is looked at closer.
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 _SURE_FLAGS = _FLAGS | os.O_NOFOLLOW
 
 
@@ -68,12 +71,8 @@ class ImageFolder:
 
     def _locate(self, path: str) -> str:
         """The path to open: its folder resolved and inside, its last part as given."""
-        if "\0" in path or not path.strip():
-            _reject("bad_path", f"image path {path!r} is no path")
-        if "://" in path or path.startswith("data:"):
-            _reject("remote_image", f"image {path[:200]!r} is an address, not a file")
-        if path.startswith("/") or path[1:3] in (":\\", ":/"):
-            _reject("absolute_path", f"image path {path!r} is absolute")
+        if not _PLAIN.fullmatch(path):
+            _refuse_odd_path(path)
         head, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             head, name = path, ""
@@ -106,6 +105,15 @@ class ImageFolder:
             # The machine's trouble, not the record's: rejecting the record would lose it.
             raise error
         _reject("unreadable_image", f"image {path!r} cannot be opened: {error.strerror}")
+
+
+def _refuse_odd_path(path: str) -> None:
+    if "\0" in path or not path.strip():
+        _reject("bad_path", f"image path {path!r} is no path")
+    if "://" in path or path.startswith("data:"):
+        _reject("remote_image", f"image {path[:200]!r} is an address, not a file")
+    if path.startswith("/") or path[1:3] in (":\\", ":/"):
+        _reject("absolute_path", f"image path {path!r} is absolute")
 
 
 def _reject(reason: str, message: str) -> NoReturn:

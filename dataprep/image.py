@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ EXTENSIONS = {
 _READERS = [name for name in EXTENSIONS if name != "MPO"]
 SAME_EXTENSION = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "mpo": "jpg", "tiff": "tif"}
 SAME_EXTENSION |= {"pgm": "ppm", "pbm": "ppm", "pnm": "ppm", "j2k": "jp2", "apng": "png"}
+_segment = struct.Struct(">BBH").unpack_from
+_frame_size = struct.Struct(">HH").unpack_from
 _NO_SIZE = frozenset((0xD8, 0x01, *range(0xD0, 0xD8)))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Inside a scan FF stands before 00, or in a restart mark; repeated it only fills.
@@ -99,19 +102,19 @@ def decode_fully(data: Bytes) -> None:
 
 def _jpeg_header(data: Bytes) -> Header | None:
     """Walk the JPEG markers to the frame header; None where the walk loses its way."""
-    at, size = 2, len(data)
-    while at + 9 < size:
-        if data[at] != 0xFF:
+    at, end = 2, len(data) - 9
+    while at < end:
+        escape, marker, length = _segment(data, at)
+        if escape != 0xFF:
             return None
-        marker = data[at + 1]
         if marker == 0xFF:
             at += 1
         elif marker in _FRAMES:
-            height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+            height, width = _frame_size(data, at + 5)
             # Height 0 means that it follows the scan; Pillow judges such a file.
             return Header("jpg", width, height) if width and height else None
         else:
-            at += 2 if marker in _NO_SIZE else 2 + (data[at + 2] << 8 | data[at + 3])
+            at += 2 if marker in _NO_SIZE else 2 + length
     return None
 
 

@@ -13,7 +13,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ from ..errors import ConfigError, ShardError
 from .files import TEMPORARY_SUFFIX, sync_folder, temporary, told, write_file
 from .plan import Plan, ShardPlan
 from .quarantine import Rejected
-from .shard import ShardResult
+from .shard import ShardResult, ShardSummary
 
 RETRY_MARKER = "retry"
 """A file in a journal that a `--retry` began."""
@@ -38,6 +38,9 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, Any]
     """Fingerprint of the source, and the options that decide the output."""
     plan: Plan
+
+
+_Stored = TypeVar("_Stored", bound=ShardSummary)
 
 
 class _Index(msgspec.Struct):
@@ -143,9 +146,16 @@ class Journal:
         """Whether a shard was finished, now or before."""
         return (self.folder / f"{shard.name}.json").exists()
 
+    def summaries(self) -> Iterator[ShardSummary]:
+        """Every finished shard in figures, sorted by name."""
+        return self._read(ShardSummary)
+
     def results(self) -> Iterator[ShardResult]:
-        """Every finished shard, sorted by name, one at a time."""
-        decode = msgspec.json.Decoder(ShardResult).decode
+        """Every finished shard with its index, sorted by name, one at a time."""
+        return self._read(ShardResult)
+
+    def _read(self, kind: type[_Stored]) -> Iterator[_Stored]:
+        decode = msgspec.json.Decoder(kind).decode
         for path in sorted(self.folder.glob("*.tar.json")):
             with told(path, "read"):
                 content = path.read_bytes()

@@ -149,27 +149,26 @@ def _scan(
     columns = _Columns(array("Q"), array("I"), array("I"), array("B"), array("Q"), array("Q"))
     bounds = _split_bounds(options.split.values())
     hashed, size_of = xxhash.xxh3_64_intdigest, folder.size
-    with memoryview(source.data) as data:
-        for ordinal, (offset, length) in enumerate(islice(source.spans(), options.limit)):
-            if ordinal % _PROGRESS_EVERY == 0:
-                progress(ordinal)
-            with data[offset : offset + length] as raw:
-                head = _read_head(raw)
-                # Without an id the text decides the split.
-                text = raw if head.id is None else _encoded(str(head.id))
-                share = id_hash = hashed(text)
-            if head.id is None:
-                # The ordinal keeps records without an id from looking like duplicates.
-                id_hash = hashed(b"\0%d" % ordinal)
-            blocks = 2 + (length + 64) // BLOCK_BYTES
-            for path in _paths(head):
-                blocks += 2 + size_of(path) // BLOCK_BYTES
-                columns.image_hash.append(hashed(_encoded(path)))
-            columns.offset.append(offset)
-            columns.length.append(length)
-            columns.blocks.append(blocks if blocks < 1 << 32 else (1 << 32) - 1)
-            columns.split.append(bisect_right(bounds, share))
-            columns.id_hash.append(id_hash)
+    data = memoryview(source.data)
+    for ordinal, (offset, length) in enumerate(islice(source.spans(), options.limit)):
+        if ordinal % _PROGRESS_EVERY == 0:
+            progress(ordinal)
+        raw = data[offset : offset + length]
+        head = _read_head(raw)
+        if head.id is None:
+            # The text decides the split; the ordinal keeps it from looking like a duplicate.
+            share, id_hash = hashed(raw), hashed(b"\0%d" % ordinal)
+        else:
+            share = id_hash = hashed(str(head.id).encode())
+        blocks = 2 + (length + 64) // BLOCK_BYTES
+        for path in _paths(head):
+            blocks += 2 + size_of(path) // BLOCK_BYTES
+            columns.image_hash.append(hashed(path.encode()))
+        columns.offset.append(offset)
+        columns.length.append(length)
+        columns.blocks.append(blocks if blocks < 1 << 32 else (1 << 32) - 1)
+        columns.split.append(bisect_right(bounds, share))
+        columns.id_hash.append(id_hash)
     return columns
 
 
@@ -179,10 +178,6 @@ def _read_head(raw: memoryview) -> _Head:
     except (ValueError, RecursionError):
         # Such a record is judged, and most likely rejected, when its shard is written.
         return _Head()
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _paths(head: _Head) -> list[str]:

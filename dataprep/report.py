@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from .quarantine import Rejected
-from .shard import ShardResult
+from .shard import ShardSummary
 
 EXAMPLES_PER_REASON = 3
 SCHEMA_VERSION = 1
@@ -54,7 +54,7 @@ class ConvertReport(msgspec.Struct, kw_only=True):
         return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(self)}
 
 
-def add_results(report: ConvertReport, results: Iterable[ShardResult]) -> None:
+def add_results(report: ConvertReport, results: Iterable[ShardSummary]) -> None:
     """Count finished shards into a report."""
     splits, repairs, warnings = (
         Counter(report.splits),

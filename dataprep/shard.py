@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,13 +25,14 @@ from .plan import ShardPlan
 from .quarantine import Rejected, reject
 from .readers.llava import read_llava
 from .source import Source
+from .tar import BLOCK_BYTES
 from .tar_writer import Part, TarWriter
 
 _PROGRESS_EVERY = 16
 
 
-class ShardResult(msgspec.Struct, kw_only=True):
-    """What became of one shard; stored in the journal once the shard is durable."""
+class ShardSummary(msgspec.Struct, kw_only=True):
+    """What became of one shard, in figures."""
 
     name: str
     split: str
@@ -44,14 +44,19 @@ class ShardResult(msgspec.Struct, kw_only=True):
     bytes: int
     """Of the tar; 0 where every record was rejected and no tar was written."""
     xxh3_128: str
-    keys: list[str]
-    starts: list[int]
-    """Offset of each sample, and the end of the last."""
-    parts: list[Part]
     repairs: dict[str, int] = {}
     warnings: dict[str, int] = {}
     rejected: int = 0
     """Records; their rows are in the journal's file `<name>.rejected.jsonl`."""
+
+
+class ShardResult(ShardSummary, kw_only=True):
+    """The same with its index; stored in the journal once the shard is durable."""
+
+    keys: list[str]
+    starts: list[int]
+    """Offset of each sample, and the end of the last."""
+    parts: list[Part]
 
 
 class ShardMaker:
@@ -83,7 +88,9 @@ class ShardMaker:
             progress: called after each record with bytes, records and rejections so far; what it
                 raises ends the work, and leaves nothing of the shard.
         """
-        tar = TarWriter(None if self.options.dry_run else self.out / plan.name)
+        expected = int(self.rows["blocks"][plan.start : plan.stop].sum(dtype=np.uint64))
+        path = None if self.options.dry_run else self.out / plan.name
+        tar = TarWriter(path, expected * BLOCK_BYTES)
         try:
             result, rejected = self._fill(tar, plan, progress)
             if result.samples and tar.path is not None:
@@ -102,8 +109,7 @@ class ShardMaker:
         may_insert = self.options.placeholder == "insert"
         keys: list[str] = []
         rejected: list[Rejected] = []
-        repairs, warnings = Counter[str](), Counter[str]()
-        turns = images = 0
+        turns = images = inserted = added_ids = renamed = in_answers = 0
         rows = self.rows[plan.start : plan.stop].tolist()
         for done, (ordinal, offset, length, _) in enumerate(rows):
             if done % _PROGRESS_EVERY == 0:
@@ -130,10 +136,10 @@ class ShardMaker:
             keys.append(key)
             turns += len(record.turns)
             images += len(entries)
-            repairs["placeholder_inserted"] += insert
-            repairs["id_added"] += record.id is None
-            repairs["extension_corrected"] += sum(map(_is_renamed, entries))
-            warnings["placeholder_in_answer"] += placeholders.answered > 0
+            inserted += insert
+            added_ids += record.id is None
+            renamed += sum(map(_is_renamed, entries))
+            in_answers += placeholders.answered > 0
         progress(tar.offset, len(rows), len(rejected))
         result = ShardResult(
             name=plan.name,
@@ -148,8 +154,10 @@ class ShardMaker:
             keys=keys,
             starts=[*tar.starts, tar.offset],
             parts=tar.parts,
-            repairs=dict(+repairs),
-            warnings=dict(+warnings),
+            repairs=_counted(
+                placeholder_inserted=inserted, id_added=added_ids, extension_corrected=renamed
+            ),
+            warnings=_counted(placeholder_in_answer=in_answers),
             rejected=len(rejected),
         )
         return result, rejected
@@ -181,6 +189,10 @@ class ShardMaker:
                 return Header(given if given.isalnum() and given.isascii() else "bin", 0, 0)
             raise ImageError(f"image {path!r} {error}", reason=error.reason) from error
         return header
+
+
+def _counted(**counts: int) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _is_renamed(entry: ImageEntry) -> bool:

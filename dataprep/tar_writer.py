@@ -8,11 +8,11 @@ from pathlib import Path
 
 import xxhash
 
-from .files import publish, temporary, told, write_all
+from .files import publish, reserve, temporary, told, write_all
 from .tar import BLOCK_BYTES, archive_end, write_header
 
 # Large enough that a write costs little, small enough to stay in the processor's cache.
-BUFFER_BYTES = 8 << 20
+BUFFER_BYTES = 2 << 20
 _ZEROS = bytes(BLOCK_BYTES)
 _SPARE = 3 * BLOCK_BYTES
 """Of a member beside its content: header, padding, and the byte by which files may grow."""
@@ -29,8 +29,13 @@ class TarWriter:
     A sample is whole in the buffer before any of it is written, so that it can be taken back.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        """Begin a tar; without a path nothing is written, which is how a dry run reads images."""
+    def __init__(self, path: Path | None, expected_bytes: int = 0) -> None:
+        """Begin a tar; without a path nothing is written, which is how a dry run reads images.
+
+        Args:
+            path: of the finished tar.
+            expected_bytes: what it will have, more or less.
+        """
         self.path = path
         self.starts: list[int] = []
         self.parts: list[Part] = []
@@ -46,6 +51,8 @@ class TarWriter:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             with told(path):
                 self._fd = os.open(temporary(path), flags, 0o644)
+            if expected_bytes:
+                reserve(self._fd, expected_bytes)
 
     @property
     def offset(self) -> int:
@@ -114,6 +121,7 @@ class TarWriter:
         self._flush()
         self._write(memoryview(end))
         with told(self.path):
+            os.ftruncate(self._fd, self._base + len(end))
             os.fsync(self._fd)
             self._close()
             publish(self.path)

@@ -39,10 +39,9 @@ def read_llava(raw: bytes) -> Record:
         row = _read_slowly(raw)
     if row.image is not None and row.images is not None:
         raise RecordError("has both 'image' and 'images'", reason="field_conflict")
-    field = "image" if row.image is not None else "images" if row.images is not None else ""
     paths = row.image if row.image is not None else row.images
     images = () if paths is None else (paths,) if isinstance(paths, str) else tuple(paths)
-    return Record(id=row.id, turns=row.conversations, images=images, image_field=field)
+    return Record(id=row.id, turns=row.conversations, images=images)
 
 
 def _read_slowly(raw: bytes) -> _Row:

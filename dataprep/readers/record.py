@@ -37,5 +37,3 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     turns: list[Turn]
     images: tuple[str, ...]
     """Paths as the source gives them; empty for text only."""
-    image_field: str
-    """Field that named the images: `image`, `images`, or empty."""
