@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShardError
-from .files import told
 from .folder import ImageFolder
-from .journal import save_result
+from .journal import ROWS_FILE, save_result
 from .options import ConvertOptions
 from .plan import ShardPlan
 from .shard import ShardMaker
@@ -42,7 +41,7 @@ class Job:
     options: ConvertOptions
     out: Path
     journal: Path
-    """Where plan.npy is, and where results go."""
+    """Where the plan is, and where results go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +145,13 @@ class _Worker:
 
     def __init__(self, job: Job) -> None:
         self.journal = job.journal
-        with told(job.journal / "plan.npy", "read"):
-            rows = np.load(job.journal / "plan.npy", mmap_mode="r")
         self.maker = ShardMaker(
             open_source(job.source),
             job.source_name,
             ImageFolder(job.images),
             job.options,
             job.out,
-            rows,
+            job.journal / ROWS_FILE,
         )
 
     def write(self, shard: ShardPlan, progress: Callable[[int, int, int], None]) -> None:

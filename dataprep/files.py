@@ -52,8 +52,8 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file: all of it, or nothing under that name.
+def write_file(path: Path, *contents: bytes | memoryview) -> None:
+    """Write a file of one or several parts: all of it, or nothing under that name.
 
     Raises:
         ShardError: the disk refuses.
@@ -61,7 +61,8 @@ def write_file(path: Path, content: bytes) -> None:
     with told(path):
         fd = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            write_all(fd, content)
+            for content in contents:
+                write_all(fd, content)
             os.fsync(fd)
         finally:
             os.close(fd)

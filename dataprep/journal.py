@@ -28,6 +28,7 @@ RETRY_MARKER = "retry"
 """A file in a journal that a `--retry` began."""
 OVERWRITE_MARKER = "overwrite"
 """A file in a journal while what was there before is being removed."""
+ROWS_FILE = "plan.rows"
 _LOCK = "lock"
 _LOCK_SECONDS = 5.0
 
@@ -101,7 +102,7 @@ class Journal:
     @property
     def rows(self) -> Path:
         """File of the plan's rows."""
-        return self.folder / "plan.npy"
+        return self.folder / ROWS_FILE
 
     def save_plan(self, plan: Plan, inputs: dict[str, Any]) -> None:
         """Store a plan whose rows are written."""

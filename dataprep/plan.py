@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 import xxhash
 
-from ..errors import RecordError
+from ..errors import RecordError, ShardError
+from .files import told, write_file
 from .folder import ImageFolder
 from .options import ConvertOptions
 from .source import Source
@@ -87,13 +88,14 @@ def make_plan(
         source: the source.
         folder: where its images lie.
         options: sizes, splits and order.
-        rows_path: file for the plan's rows, `ROW[records]` in numpy's format.
+        rows_path: file for the plan's rows; see `read_rows`.
         ordinals: uint64[records], each record's index in the original source; None for 0, 1, 2, ….
         first_number: split -> number of its first shard, where earlier shards exist.
         progress: called now and then with the number of records seen.
 
     Raises:
         RecordError: the source as a whole is broken or holds no record.
+        ShardError: the disk refuses.
     """
     columns = _scan(source, folder, options, progress)
     count = len(columns.offset)
@@ -104,27 +106,25 @@ def make_plan(
     if ordinals is None:
         ordinals = np.arange(count, dtype=np.uint64)
     order = _order(ordinals, options.shuffle)
-    rows = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        rows_path, mode="w+", dtype=ROW, shape=(count,)
-    )
-    shards, at, empty = [], 0, []
+    shards, at, empty, rows = [], 0, [], []
     for number, name in enumerate(options.split):
         chosen = order[split[order] == number]
         if not len(chosen):
             empty.append(name)
             continue
-        part = rows[at : at + len(chosen)]
+        part = np.empty(len(chosen), ROW)
         part["ordinal"] = ordinals[chosen]
         part["offset"] = np.asarray(columns.offset)[chosen]
         part["length"] = np.asarray(columns.length)[chosen]
         part["blocks"] = blocks[chosen]
+        rows.append(part)
         first = (first_number or {}).get(name, 0)
         shards += [
             ShardPlan(f"{name}-{first + i:06d}.tar", name, at + start, at + stop)
             for i, (start, stop) in enumerate(_cut(blocks[chosen], options))
         ]
         at += len(chosen)
-    rows.flush()
+    write_file(rows_path, *(part.view(np.uint8).data for part in rows))
     ids = np.asarray(columns.id_hash)
     duplicates, examples = _duplicates(ids, ordinals)
     return Plan(
@@ -137,6 +137,21 @@ def make_plan(
         repeated_images=_repeats(np.asarray(columns.image_hash)),
         empty_splits=empty,
     )
+
+
+def read_rows(path: Path, shard: ShardPlan) -> np.ndarray:
+    """The rows of one shard, `ROW[records]`.
+
+    Raises:
+        ShardError: the disk refuses, or the file is not whole.
+    """
+    # Not mapped: a disk that fails would end the process instead of raising.
+    with told(path, "read"):
+        offset = shard.start * ROW.itemsize
+        rows = np.fromfile(path, ROW, count=shard.stop - shard.start, offset=offset)
+    if len(rows) != shard.stop - shard.start:
+        raise ShardError(f"{path}: is cut off; start again with --overwrite")
+    return rows
 
 
 def _scan(

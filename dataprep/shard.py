@@ -21,7 +21,7 @@ from .folder import ImageFolder
 from .image import SAME_EXTENSION, Header, decode_fully, read_header
 from .member_json import member_json
 from .options import ConvertOptions
-from .plan import ShardPlan
+from .plan import ShardPlan, read_rows
 from .quarantine import Rejected, reject
 from .readers.llava import read_llava
 from .source import Source
@@ -69,7 +69,7 @@ class ShardMaker:
         folder: ImageFolder,
         options: ConvertOptions,
         out: Path,
-        rows: np.ndarray,
+        rows: Path,
     ) -> None:
         self.source = source
         self.source_name = source_name
@@ -88,11 +88,12 @@ class ShardMaker:
             progress: called after each record with bytes, records and rejections so far; what it
                 raises ends the work, and leaves nothing of the shard.
         """
-        expected = int(self.rows["blocks"][plan.start : plan.stop].sum(dtype=np.uint64))
+        rows = read_rows(self.rows, plan)
+        expected = int(rows["blocks"].sum(dtype=np.uint64))
         path = None if self.options.dry_run else self.out / plan.name
         tar = TarWriter(path, expected * BLOCK_BYTES)
         try:
-            result, rejected = self._fill(tar, plan, progress)
+            result, rejected = self._fill(tar, plan, rows.tolist(), progress)
             if result.samples and tar.path is not None:
                 # The index first: a tar without one would look finished and not be.
                 content = struct.pack(f"<{len(result.starts)}Q", *result.starts)
@@ -103,14 +104,17 @@ class ShardMaker:
             tar.abandon()
 
     def _fill(
-        self, tar: TarWriter, plan: ShardPlan, progress: Callable[[int, int, int], None]
+        self,
+        tar: TarWriter,
+        plan: ShardPlan,
+        rows: list[tuple[int, int, int, int]],
+        progress: Callable[[int, int, int], None],
     ) -> tuple[ShardResult, list[Rejected]]:
         data = self.source.data
         may_insert = self.options.placeholder == "insert"
         keys: list[str] = []
         rejected: list[Rejected] = []
         turns = images = inserted = added_ids = renamed = in_answers = 0
-        rows = self.rows[plan.start : plan.stop].tolist()
         for done, (ordinal, offset, length, _) in enumerate(rows):
             if done % _PROGRESS_EVERY == 0:
                 progress(tar.offset, done, len(rejected))
