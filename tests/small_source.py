@@ -63,7 +63,7 @@ def write_source(
                     {"from": "gpt", "value": f"It is {number}."},
                 ],
                 "score": number / 8,
-                "meta": {"nested": [number, None, "x"]},
+                "meta": {"nested": [number, None]},
             }
         )
     source = root / "llava.json"

@@ -1,0 +1,141 @@
+"""The tar writer: kept samples are in the tar, dropped ones are not, each byte in its place."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+import xxhash
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from neva_prep.dataprep import tar_writer
+from neva_prep.dataprep.tar_writer import TarWriter
+
+BUFFER_BYTES = 4096
+"""For these tests: a few members fill it, and single members exceed it."""
+
+content = st.one_of(
+    st.binary(max_size=700),
+    st.sampled_from([0, 1, 511, 512, 513, 1024, 3071, 3584, 4095, 4096, 4097, 9000]).map(
+        lambda size: bytes(range(256)) * (size // 256) + b"z" * (size % 256)
+    ),
+)
+member = st.tuples(st.sampled_from(["file", "bytes"]), content)
+samples = st.lists(st.tuples(st.booleans(), st.lists(member, max_size=4)), max_size=14)
+Samples = list[tuple[bool, list[tuple[str, bytes]]]]
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_writer, "BUFFER_BYTES", BUFFER_BYTES)
+
+
+def write(path: Path, plan: Samples) -> tuple[TarWriter, int, str]:
+    """Write samples; those that are False are taken back."""
+    writer = TarWriter(path)
+    for number, (kept, members) in enumerate(plan):
+        for place, (kind, data) in enumerate(members):
+            key, name = f"{number:09d}", f"{place:03d}.bin"
+            if kind == "bytes":
+                writer.add_bytes(name, key, data)
+            else:
+                with tempfile.TemporaryFile() as file:
+                    file.write(data)
+                    file.seek(0)
+                    assert writer.read_content(file.fileno(), len(data)) == data
+                    writer.add_content(name, key, len(data))
+        if kept:
+            writer.keep_sample()
+        else:
+            writer.drop_sample()
+    size, digest = writer.finish()
+    writer.abandon()
+    return writer, size, digest
+
+
+@settings(max_examples=150, deadline=None)
+@given(samples)
+@example([(True, [("file", b"a" * 9000), ("bytes", b"b")]), (False, [("file", b"c" * 9000)])])
+@example([(False, [("file", b"a" * 4097)]), (True, [("bytes", b"")]), (True, [])])
+def test_a_tar_holds_the_kept_members_in_order_and_nothing_else(plan: Samples) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train-000000.tar"
+        writer, size, digest = write(path, plan)
+        whole = path.read_bytes()
+        assert os.listdir(folder) == [path.name]
+    assert (len(whole), xxhash.xxh3_128_hexdigest(whole)) == (size, digest)
+    expected = [
+        (f"{number:09d}.{place:03d}.bin", data)
+        for number, (kept, members) in enumerate(plan)
+        if kept
+        for place, (_, data) in enumerate(members)
+    ]
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        read = [(entry.name, tar.extractfile(entry).read()) for entry in tar]  # type: ignore[union-attr]
+    assert read == expected
+    _check_offsets(writer, whole, plan)
+
+
+def _check_offsets(writer: TarWriter, whole: bytes, plan: Samples) -> None:
+    kept = [(number, members) for number, (is_kept, members) in enumerate(plan) if is_kept]
+    at, starts, parts = 0, [], []
+    for index, (_, members) in enumerate(kept):
+        starts.append(at)
+        for place, (_, data) in enumerate(members):
+            parts.append((index, f"{place:03d}.bin", at + 512, len(data)))
+            assert whole[at + 512 : at + 512 + len(data)] == data
+            at += 512 + len(data) + -len(data) % 512
+    assert (writer.starts, writer.offset) == (starts, at)
+    assert [tuple(part) for part in writer.parts] == parts
+
+
+@settings(max_examples=60, deadline=None)
+@given(samples)
+def test_a_tar_is_what_tarfile_writes(plan: Samples) -> None:
+    theirs = io.BytesIO()
+    with tarfile.open(fileobj=theirs, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, (kept, members) in enumerate(plan):
+            for place, (_, data) in enumerate(members if kept else []):
+                entry = tarfile.TarInfo(f"{number:09d}.{place:03d}.bin")
+                entry.size, entry.mode, entry.mtime = len(data), 0o644, 0
+                tar.addfile(entry, io.BytesIO(data))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train-000000.tar"
+        write(path, plan)
+        assert path.read_bytes() == theirs.getvalue()
+
+
+@pytest.mark.parametrize(("said", "content"), [(3000, b"x" * 10), (10, b"x" * 3000), (0, b"x")])
+def test_a_file_of_another_size_than_said_is_noticed(
+    tmp_path: Path, said: int, content: bytes
+) -> None:
+    (tmp_path / "image").write_bytes(content)
+    writer = TarWriter(tmp_path / "train-000000.tar")
+    with (tmp_path / "image").open("rb") as file:
+        assert len(writer.read_content(file.fileno(), said)) != said
+    writer.abandon()
+
+
+def test_a_tar_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:
+    writer = TarWriter(tmp_path / "train-000000.tar")
+    writer.add_bytes("json", "000000000", b"x" * 9000)
+    writer.keep_sample()
+    writer.add_bytes("json", "000000001", b"x" * 9000)
+    assert os.listdir(tmp_path) == ["train-000000.tar.tmp"]
+    writer.abandon()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_tar_in_writing_never_has_its_final_name(tmp_path: Path) -> None:
+    writer = TarWriter(tmp_path / "train-000000.tar")
+    for number in range(9):
+        writer.add_bytes("json", f"{number:09d}", b"x" * 3000)
+        writer.keep_sample()
+        assert os.listdir(tmp_path) == ["train-000000.tar.tmp"]
+    writer.finish()
+    assert os.listdir(tmp_path) == ["train-000000.tar"]
