@@ -9,11 +9,68 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..templates.config import (
+        BaseConversationTemplateConfig as BaseConversationTemplateConfig,
+    )
+    from ..templates.config import ImageToken as ImageToken
+    from ..templates.config import LLaVATemplateConfig as LLaVATemplateConfig
+    from .batch import Batch as Batch
+    from .batch import PackedSeqParams as PackedSeqParams
+    from .config import MultiModalSampleConfig as MultiModalSampleConfig
+    from .config import VideoToken as VideoToken
+    from .data_module import EnergonMultiModalDataModule as EnergonMultiModalDataModule
+    from .encoders import TextRules as TextRules
+    from .image_config import ImageConfig as ImageConfig
+    from .lazy import ImageDataConfig as ImageDataConfig
+    from .lazy import NevaLazyDataModule as NevaLazyDataModule
+    from .mock import MockDataModule as MockDataModule
+    from .pixel_reader import make_pixel_reader as make_pixel_reader
+    from .prepared import EncodedText as EncodedText
+    from .skips import SkipReport as SkipReport
     from .stream import open_dataset as open_dataset
+    from .task_encoder import MultiModalTaskEncoder as MultiModalTaskEncoder
 
-_HOME = {"open_dataset": ".stream"}
+_HOME = {
+    "BaseConversationTemplateConfig": "..templates.config",
+    "Batch": ".batch",
+    "EncodedText": ".prepared",
+    "EnergonMultiModalDataModule": ".data_module",
+    "ImageConfig": ".image_config",
+    "ImageDataConfig": ".lazy",
+    "ImageToken": "..templates.config",
+    "LLaVATemplateConfig": "..templates.config",
+    "MockDataModule": ".mock",
+    "MultiModalSampleConfig": ".config",
+    "MultiModalTaskEncoder": ".task_encoder",
+    "NevaLazyDataModule": ".lazy",
+    "PackedSeqParams": ".batch",
+    "SkipReport": ".skips",
+    "TextRules": ".encoders",
+    "VideoToken": ".config",
+    "make_pixel_reader": ".pixel_reader",
+    "open_dataset": ".stream",
+}
 
-__all__ = ["open_dataset"]
+__all__ = [
+    "BaseConversationTemplateConfig",
+    "Batch",
+    "EncodedText",
+    "EnergonMultiModalDataModule",
+    "ImageConfig",
+    "ImageDataConfig",
+    "ImageToken",
+    "LLaVATemplateConfig",
+    "MockDataModule",
+    "MultiModalSampleConfig",
+    "MultiModalTaskEncoder",
+    "NevaLazyDataModule",
+    "PackedSeqParams",
+    "SkipReport",
+    "TextRules",
+    "VideoToken",
+    "make_pixel_reader",
+    "open_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from megatron.energon import SavableDataset
 
 from ..errors import ConfigError
 from .batch import Batch
-from .energon_loader import StartMethod, close_loader, open_loader, our_errors, restore_loader
+from .energon_loader import Batches, StartMethod, open_loader, our_errors, restore_loader
 from .skips import Note, SkipCounter
 
 
@@ -32,9 +33,11 @@ class TrainStream:
         """Open a stream; nothing is read before the first batch."""
         self._name = name
         self._counter = counter
-        self._loader = open_loader(dataset, start_method=start_method, pin_memory=pin_memory)
-        self._batches: Iterator[Any] | None = None
-        self._closed = False
+        self._batches = Batches(
+            open_loader(dataset, start_method=start_method, pin_memory=pin_memory)
+        )
+        # Also when the program ends: a generator that is left to the interpreter's end complains.
+        self._close = weakref.finalize(self, self._batches.close)
         self.num_batches = 0
         """Batches given since the first start, those before a resume included."""
 
@@ -49,12 +52,10 @@ class TrainStream:
             ShardError: a shard cannot be read.
             ConfigError: the stream is closed.
         """
-        if self._closed:
+        if self._batches.closed:
             raise ConfigError("this stream is closed; call train_dataloader() for another one")
         with our_errors(self._name):
             try:
-                if self._batches is None:
-                    self._batches = iter(self._loader)
                 batch = _take_note(next(self._batches), self._counter)
             except BaseException:
                 self.close()
@@ -65,38 +66,31 @@ class TrainStream:
     def state_dict(self) -> dict[str, Any]:
         """The place behind the last batch, in energon's terms; resume.py makes plain data of it."""
         return {
-            "energon": self._loader.save_state_rank(),
+            "energon": self._batches.loader.save_state_rank(),
             "skips": self._counter.state_dict(),
             "num_batches": self.num_batches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a place; only before the first batch."""
-        if self._batches is not None:
+        if self._batches.begun:
             raise ConfigError(
                 "the stream has begun; load a state before its first batch, or through the data "
                 "module, which opens another stream"
             )
-        restore_loader(self._loader, state["energon"])
+        restore_loader(self._batches.loader, state["energon"])
         self._counter.load_state_dict(state["skips"])
         self.num_batches = state["num_batches"]
 
     def close(self) -> None:
         """End the worker processes; the place can no longer be saved."""
-        if not self._closed:
-            self._closed = True
-            close_loader(self._loader, self._batches)
-            self._batches = None
+        self._close()
 
     def __enter__(self) -> TrainStream:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_closed"):
-            self.close()
 
 
 class ValStream:
@@ -145,15 +139,12 @@ class ValStream:
             ShardError: a shard cannot be read.
         """
         self.counter = counter = self._new_counter()
-        loader = open_loader(
-            self._build(), start_method=self._start_method, pin_memory=self._pin_memory
+        batches = Batches(
+            open_loader(self._build(), start_method=self._start_method, pin_memory=self._pin_memory)
         )
-        batches: Iterator[Any] | None = None
         given = 0
         last: Batch | None = None
         try:
-            with our_errors(self._name):
-                batches = iter(loader)
             while True:
                 with our_errors(self._name):
                     found = next(batches, None)
@@ -164,7 +155,7 @@ class ValStream:
                 yield last
             counter.check_end()
         finally:
-            close_loader(loader, batches)
+            batches.close()
         while last is not None and given < (self._num_batches or 0):
             given += 1
             yield without_labels(last)

@@ -9,25 +9,62 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from megatron.energon import WorkerConfig
 from megatron.energon.flavors.webdataset.structs import DatasetSubset
 from megatron.energon.metadataset.metadataset_v2 import Subset
 
 from ..errors import ConfigError, ShardError
 from .dataset_kind import DatasetKind, check_typed_dataset
 from .metadataset import check_metadataset
+from .shard_fingerprint import fingerprint_shards
 from .trust import TrustedDataset, read_plain_yaml
+from .webdataset import CheckedWebdataset
 
 Path_ = str | os.PathLike[str]
 DatasetPath = Path_ | Mapping[str, float] | Mapping[Path, float]
 """A dataset's folder, a metadataset's file, or folders with the weights of their samples."""
 Mode = Literal["single", "weights", "repetitions"]
+_PARALLEL_SHARDS = 16
+"""Shards that a worker reads in turns when it shuffles."""
+
+
+class Part(Protocol):
+    """One dataset in a blend, wherever its samples come from."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch, without repetitions."""
+        ...
+
+    @property
+    def shards(self) -> int | None:
+        """Files that readers divide among them; None where samples are read one by one."""
+        ...
+
+    @property
+    def number(self) -> float:
+        """Weight or repetitions, as the blend's mode says."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides its samples and their order, as plain data without paths."""
+        ...
+
+    def open(self, workers: WorkerConfig, *, training: bool, shuffle: bool) -> Any:
+        """The dataset in energon's terms, for the readers of one rank."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One split of one dataset in a blend."""
+class ShardPart:
+    """One split of a dataset in shards."""
 
     dataset: TrustedDataset
     kind: DatasetKind
@@ -35,6 +72,11 @@ class Part:
     number: float = 1.0
     """Weight or repetitions, as the blend's mode says."""
     subset: DatasetSubset | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.dataset.path}, split {self.split}"
 
     @property
     def samples(self) -> int:
@@ -50,6 +92,35 @@ class Part:
     def shards(self) -> int:
         """Shards of the split."""
         return len(self.dataset.splits[self.split])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Shards by name, samples, size and, where our manifest has them, hashes.
+
+        Raises:
+            ShardError: a shard is missing.
+        """
+        return {
+            "split": self.split,
+            "samples": self.samples,
+            "shards": fingerprint_shards(self.dataset, self.split),
+            "number": self.number,
+            "subset": self.subset.config() if self.subset else None,
+            "kind": repr(self.kind),
+            "excluded": sorted(self.dataset.excluded_samples),
+        }
+
+    def open(self, workers: WorkerConfig, *, training: bool, shuffle: bool) -> CheckedWebdataset:
+        """The split in energon's terms."""
+        return CheckedWebdataset(
+            self.dataset,
+            self.kind,
+            split=self.split,
+            worker_config=workers,
+            subset=self.subset,
+            training=training,
+            shuffle_over_epochs=1 if shuffle else None,
+            parallel_shard_iters=_PARALLEL_SHARDS if shuffle else 1,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,19 +180,21 @@ def open_blend(path: DatasetPath, split: str, *, trust_dataset_code: bool = Fals
     return Blend(name=str(path), mode=modes.pop(), parts=tuple(part for _, part in found))
 
 
-def _part(folder: Path, split: str, trust_dataset_code: bool, *, number: float = 1.0) -> Part:
+def _part(folder: Path, split: str, trust_dataset_code: bool, *, number: float = 1.0) -> ShardPart:
     _check_local(folder)
     dataset, kind = check_typed_dataset(folder, trust_dataset_code=trust_dataset_code)
     filled = ", ".join(name for name, shards in dataset.splits.items() if shards) or "none"
     if split not in dataset.splits:
         raise ConfigError(f"{folder}: has no split {split!r}; splits with samples: {filled}")
-    part = Part(dataset=dataset, kind=kind, split=split, number=number)
+    part = ShardPart(dataset=dataset, kind=kind, split=split, number=number)
     if part.samples == 0:
         raise ConfigError(f"{folder}: split {split!r} is empty; with samples: {filled}")
     return part
 
 
-def _parts_of_file(file: Path, split: str, trust_dataset_code: bool) -> Iterator[tuple[Mode, Part]]:
+def _parts_of_file(
+    file: Path, split: str, trust_dataset_code: bool
+) -> Iterator[tuple[Mode, ShardPart]]:
     """The datasets of a checked metadataset, with nested weights multiplied as energon does."""
     splits = read_plain_yaml(file)["splits"]
     if split not in splits:
@@ -135,13 +208,13 @@ def _parts_of_node(
     split: str,
     trust_dataset_code: bool,
     outer: DatasetSubset | None,
-) -> Iterator[tuple[Mode, Part]]:
+) -> Iterator[tuple[Mode, ShardPart]]:
     subset = _subset(file, node, outer)
     if "path" in node:
         target = file.parent / str(node["path"])
         inner_split = node.get("split_part") or split
         if target.is_dir():
-            found: Iterator[tuple[Mode, Part]] = iter(
+            found: Iterator[tuple[Mode, ShardPart]] = iter(
                 [("single", replace(_part(target, inner_split, trust_dataset_code), subset=subset))]
             )
         else:

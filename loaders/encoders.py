@@ -51,6 +51,8 @@ class TextRules:
     """Positions of one image, for the limit."""
     image_placement: ImagePlacement = "keep"
     special_text: SpecialText = "escape"
+    named_template: ConversationTemplate | None = None
+    """Of conversations, in place of the config's."""
 
     @cached_property
     def template(self) -> ConversationTemplate:
@@ -59,7 +61,9 @@ class TextRules:
         Raises:
             ValueError: neither the config nor the tokenizer has a chat template.
         """
-        return resolve_template(self.config.conversation_template_config, self.tokenizer)
+        return self.named_template or resolve_template(
+            self.config.conversation_template_config, self.tokenizer
+        )
 
     def encode(
         self,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from megatron.energon import WorkerConfig
@@ -11,8 +10,8 @@ from megatron.energon.flavors.webdataset.sharder import Sharder
 
 from .blend import Blend
 from .energon_loader import open_loader, our_errors
-from .pixel_reader import PixelReader
 from .ranks import DataParallel
+from .read_image import ImageReader
 from .stream_dataset import ReadConfig, build_val_dataset
 from .task_encoder import MultiModalTaskEncoder
 
@@ -65,7 +64,7 @@ def _count_packs(
         # energon deals the same share to a worker as to a rank without workers in its place.
         place = DataParallel(rank=rank * readers + worker, size=size * readers)
         twin = encoder.for_stream(blend.samples)
-        twin.reader = _NoPixels(encoder.reader)  # type: ignore[assignment]
+        twin.reader = _NoPixels(encoder.reader)
         loader = open_loader(
             build_val_dataset(blend, twin, here, place), start_method="fork", pin_memory=False
         )
@@ -74,22 +73,19 @@ def _count_packs(
     return count
 
 
-@dataclass(frozen=True, slots=True)
 class _NoPixels:
-    """Stands in for a PixelReader where only the number of tiles matters."""
+    """Stands in for a reader of images where only the number of tiles matters."""
 
-    reader: PixelReader
+    def __init__(self, reader: ImageReader) -> None:
+        self.reader = reader
+        self.config = reader.config
+        self.output = reader.output
 
-    @property
-    def config(self) -> Any:
-        return self.reader.config
+    def describe(self) -> str:
+        return self.reader.describe()
 
-    @property
-    def output(self) -> Any:
-        return self.reader.output
-
-    def count_tiles(self, data: bytes, *, name: str) -> int:
+    def count_tiles(self, data: bytes, *, name: str = "image") -> int:
         return self.reader.count_tiles(data, name=name)
 
-    def read(self, data: bytes, *, name: str) -> torch.Tensor:
+    def read(self, data: bytes, *, name: str = "image") -> torch.Tensor:
         return torch.empty(self.reader.count_tiles(data, name=name), 3, 1, 1)

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
 
 from ..errors import RecordError
-from .pixel_reader import PixelReader
+from .image_config import ImageConfig, Output
+
+
+@runtime_checkable
+class ImageReader(Protocol):
+    """What makes pixels of an image file; a PixelReader is one."""
+
+    @property
+    def config(self) -> ImageConfig | None:
+        """Settings, where there are any."""
+        ...
+
+    @property
+    def output(self) -> Output:
+        """Type of the pixels, where there is no config."""
+        ...
+
+    def read(self, data: bytes, *, name: str = "image") -> torch.Tensor:
+        """Pixels of one image: [tiles, 3, height, width]."""
+        ...
+
+    def count_tiles(self, data: bytes, *, name: str = "image") -> int:
+        """Tiles that `read` gives."""
+        ...
+
+    def describe(self) -> str:
+        """In a line."""
+        ...
 
 
 def image_bytes(image: Any, name: str) -> bytes:
@@ -46,7 +73,7 @@ def image_bytes(image: Any, name: str) -> bytes:
     )
 
 
-def read_images(key: str, images: tuple[Any, ...], reader: PixelReader) -> torch.Tensor | None:
+def read_images(key: str, images: tuple[Any, ...], reader: ImageReader) -> torch.Tensor | None:
     """Tiles of all images of a sample, one after another; None without images.
 
     Returns:
@@ -65,7 +92,7 @@ def read_images(key: str, images: tuple[Any, ...], reader: PixelReader) -> torch
     return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
 
 
-def count_tiles(key: str, images: tuple[Any, ...], reader: PixelReader) -> list[int]:
+def count_tiles(key: str, images: tuple[Any, ...], reader: ImageReader) -> list[int]:
     """Tiles of each image; from its header where the reader allows that.
 
     Raises:

@@ -19,9 +19,8 @@ import torch
 from megatron.energon.flavors.webdataset import sample_loader
 from megatron.energon.state import FlexState
 
-from ..errors import ConfigError, ShardError
-from .blend import Blend, Part
-from .format import MANIFEST_FILE, read_manifest
+from ..errors import ConfigError
+from .blend import Blend
 from .ranks import DataParallel
 from .stream_dataset import ReadConfig
 
@@ -115,7 +114,7 @@ def fingerprint(
         "seed": config.seed,
         "dataset": {
             "mode": blend.mode,
-            "parts": [_part_fingerprint(part) for part in blend.parts],
+            "parts": [part.fingerprint() for part in blend.parts],
         },
         "tokenizer": _tokenizer_fingerprint(tokenizer),
         "encoder": dict(encoder),
@@ -171,36 +170,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 160 else f"{text[:157]}…"
 
 
-def _part_fingerprint(part: Part) -> dict[str, Any]:
-    """Shards of a part: names, samples, sizes and, where our manifest has them, hashes."""
-    dataset = part.dataset
-    hashes: dict[str, str] = {}
-    if (dataset.path / MANIFEST_FILE).is_file():
-        hashes = {shard.name: shard.xxh3_128 for shard in read_manifest(dataset.path).shards}
-    digest = hashlib.sha256()
-    try:
-        for name in dataset.splits[part.split]:
-            size = (dataset.path / name).stat().st_size
-            row = [name, dataset.shard_samples[name], size, hashes.get(name)]
-            digest.update(json.dumps(row).encode())
-    except OSError as error:
-        raise ShardError(
-            f"{dataset.path / name}: cannot be read ({error.strerror}); run neva-prep verify "
-            f"{dataset.path}"
-        ) from error
-    return {
-        "split": part.split,
-        "samples": part.samples,
-        "shards": digest.hexdigest(),
-        "number": part.number,
-        "subset": part.subset.config() if part.subset else None,
-        "kind": repr(part.kind),
-        "excluded": sorted(dataset.excluded_samples),
-    }
-
-
 def _tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash of what the tokenizer makes of its words and of a text."""
+    """A hash of what the tokenizer makes of its words and of a text; empty where there is none."""
+    if tokenizer is None:
+        return ""
     owner = getattr(tokenizer, "tokenizer", tokenizer)
     words = sorted(owner.get_vocab().items(), key=lambda word: (word[1], word[0]))
     specials = [str(text) for text in owner.all_special_tokens]

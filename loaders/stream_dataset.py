@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from megatron.energon import SavableDataset, WorkerConfig
 from megatron.energon.errors import reraise_exception
@@ -12,10 +11,7 @@ from megatron.energon.metadataset.loader_interface import DatasetBlendMode, Load
 from .blend import Blend
 from .ranks import DataParallel
 from .task_encoder import MultiModalTaskEncoder
-from .webdataset import CheckedWebdataset
 
-_PARALLEL_SHARDS = 16
-"""Shards that a worker reads in turns when it shuffles."""
 _MODES = {
     "single": DatasetBlendMode.NONE,
     "weights": DatasetBlendMode.DATASET_WEIGHT,
@@ -42,18 +38,10 @@ class ReadConfig:
 def build_train_dataset(
     blend: Blend, encoder: MultiModalTaskEncoder, config: ReadConfig, ranks: DataParallel
 ) -> SavableDataset:
-    """Endless, shuffled batches of this rank."""
+    """Endless batches of this rank, shuffled if the config has a buffer for it."""
     workers = _worker_config(config, ranks)
-    shuffle = config.shuffle_buffer_size is not None
-    datasets = _load(
-        blend,
-        workers,
-        training=True,
-        shuffle_over_epochs=1 if shuffle else None,
-        parallel_shard_iters=_PARALLEL_SHARDS if shuffle else 1,
-    )
     return encoder.build_train_datasets(
-        datasets=datasets,
+        datasets=_open(blend, workers, config, training=True),
         worker_config=workers,
         batch_size=_batch_size(encoder, config),
         packing_buffer_size=config.packing_buffer_size,
@@ -69,7 +57,7 @@ def build_val_dataset(
     """One pass over this rank's share, in the order of the shards."""
     workers = _worker_config(config, ranks)
     return encoder.build_val_datasets(
-        datasets=_load(blend, workers, training=False, parallel_shard_iters=1),
+        datasets=_open(blend, workers, config, training=False),
         worker_config=workers,
         batch_size=_batch_size(encoder, config),
         packing_buffer_size=config.packing_buffer_size,
@@ -91,17 +79,13 @@ def _worker_config(config: ReadConfig, ranks: DataParallel) -> WorkerConfig:
     )
 
 
-def _load(blend: Blend, workers: WorkerConfig, **options: Any) -> list[LoadedDataset]:
+def _open(
+    blend: Blend, workers: WorkerConfig, config: ReadConfig, *, training: bool
+) -> list[LoadedDataset]:
+    shuffle = training and config.shuffle_buffer_size is not None
     return [
         LoadedDataset(
-            dataset=CheckedWebdataset(
-                part.dataset,
-                part.kind,
-                split=part.split,
-                worker_config=workers,
-                subset=part.subset,
-                **options,
-            ),
+            dataset=part.open(workers, training=training, shuffle=shuffle),
             weight=part.number if blend.mode == "weights" else None,
             repetitions=part.number if blend.mode == "repetitions" else None,
         )

@@ -27,7 +27,7 @@ from megatron.energon.wrappers import BatchDataset
 from ..errors import ConfigError, NevaPrepError, PackError
 from ..templates.encode import SpecialText
 from ..templates.overflow import Overflow
-from ..templates.render import ImagePlacement
+from ..templates.render import ConversationTemplate, ImagePlacement
 from .batch import Batch
 from .collate import collate_pack, collate_padded
 from .config import MultiModalSampleConfig
@@ -35,10 +35,10 @@ from .encoded import EncodedSample, RowConfig, length
 from .encoders import ENCODERS, TextRules
 from .pack import build_pack
 from .packer import Packer
-from .pixel_reader import PixelReader, make_pixel_reader
+from .pixel_reader import make_pixel_reader
 from .prepared import EncodedText, PackedSample, PreparedSample, ReadySample
 from .quiet_packing import QuietPackingDataset
-from .read_image import count_tiles, read_images
+from .read_image import ImageReader, count_tiles, read_images
 from .sample import FailedSample, cook_or_fail
 from .skips import Note, Tally
 
@@ -71,6 +71,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         pack_alignment: int = 1,
         max_tiles_per_pack: int | None = None,
         pad_packs: bool = False,
+        template: ConversationTemplate | None = None,
     ) -> None:
         """Take what all samples share.
 
@@ -94,15 +95,16 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
                 parallel x tensor parallel size with sequence parallel, else 2 x context parallel.
             max_tiles_per_pack: cap on the work of the vision encoder; None for none.
             pad_packs: fill every pack to `packed_sequence_size` with padding.
+            template: of conversations, in place of the config's; see `get_template`.
 
         Raises:
             ConfigError: the settings cannot work together.
         """
         self.packed_sequence = packed_sequence
         self.packed_sequence_size = packed_sequence_size
-        self.reader = (
+        self.reader: ImageReader = (
             image_processor
-            if isinstance(image_processor, PixelReader)
+            if isinstance(image_processor, ImageReader)
             else make_pixel_reader(image_processor)
         )
         config = multimodal_sample_config or MultiModalSampleConfig()
@@ -122,6 +124,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             image_embeddings=num_image_embeddings_per_tile,
             image_placement=image_placement,
             special_text=special_text,
+            named_template=template,
         )
         self.row_config = RowConfig(
             pad_id=_pad_id(tokenizer),
@@ -175,6 +178,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             "image_placement": self.rules.image_placement,
             "special_text": self.rules.special_text,
             "sample_config": repr(self.rules.config),
+            "template": repr(self.rules.named_template),
             "encoders": sorted(
                 f"{name}: {getattr(function, '__module__', '')}."
                 f"{getattr(function, '__qualname__', type(function).__qualname__)}"
@@ -334,7 +338,7 @@ class _Skipping:
             raise SkipSample from error
 
 
-def _with_pixels(sample: PreparedSample, reader: PixelReader) -> EncodedSample:
+def _with_pixels(sample: PreparedSample, reader: ImageReader) -> EncodedSample:
     encoded = sample.encoded
     pixels = read_images(encoded.key, sample.images, reader)
     return EncodedSample(
@@ -361,11 +365,11 @@ def _pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def _image_size(reader: PixelReader) -> tuple[int, int]:
+def _image_size(reader: ImageReader) -> tuple[int, int]:
     return (reader.config.size, reader.config.size) if reader.config else (336, 336)
 
 
-def _media_type(reader: PixelReader) -> torch.dtype:
+def _media_type(reader: ImageReader) -> torch.dtype:
     output = reader.config.output if reader.config else reader.output
     kinds: Mapping[str, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
     return kinds.get(output, torch.bfloat16)
