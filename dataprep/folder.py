@@ -9,7 +9,7 @@ import stat
 from functools import lru_cache
 from typing import NoReturn
 
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError, ShardError
 
 MAX_FILE_BYTES = 512 << 20
 # A FIFO named like an image would block for ever without O_NONBLOCK.
@@ -103,8 +103,16 @@ class ImageFolder:
             _reject("missing_image", f"image {path[:200]!r} does not exist under {self.root}")
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM):
             # The machine's trouble, not the record's: rejecting the record would lose it.
-            raise error
+            raise machine_trouble(path, error) from error
         _reject("unreadable_image", f"image {path!r} cannot be opened: {error.strerror}")
+
+
+def machine_trouble(path: str, error: OSError) -> ShardError:
+    """What to raise where an image cannot be read for a reason that lies with the machine."""
+    return ShardError(
+        f"image {path!r} cannot be read: {error.strerror}; see to the machine, then run the same "
+        "command again with --resume"
+    )
 
 
 def _refuse_odd_path(path: str) -> None:

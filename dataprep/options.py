@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any, Literal
 from ..errors import ConfigError
 
 PIXEL_LIMIT = 89_478_485
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+MAX_SHARE = 1e6
+MAX_SHARD_BYTES = 8 << 40
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
 
 
@@ -48,16 +51,18 @@ class ConvertOptions:
             raise ConfigError(
                 f"--shard-size {self.shard_size_bytes}: a tar has 10,240 bytes at least"
             )
+        if self.shard_size_bytes > MAX_SHARD_BYTES:
+            raise ConfigError(f"--shard-size {self.shard_size_bytes}: at most 8 TiB")
         for name in ("shard_count", "workers", "pixel_limit"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more")
         if self.limit is not None and self.limit < 1:
             raise ConfigError("--limit must be 1 or more")
         for name, share in self.split.items():
-            if not _SPLIT_NAME.fullmatch(name) or not share > 0:
+            if not _SPLIT_NAME.fullmatch(name) or not 0 < share <= MAX_SHARE:
                 raise ConfigError(
                     f"--split {name}={share:g}: a split has a name of letters, digits and '_', and "
-                    "a share above 0; leave out a split that is to be empty"
+                    "a share above 0 (at most a million); leave out a split that is to be empty"
                 )
         if not self.split:
             raise ConfigError("--split names no split; for example train=0.98,val=0.02")
@@ -127,6 +132,6 @@ def parse_max_errors(text: str) -> int | float:
         limit = float(text[:-1]) / 100 if text.endswith("%") else int(text)
     except ValueError as error:
         raise ConfigError(f"--max-errors {text!r}: give a count (100) or a share (0.5%)") from error
-    if limit < 0:
-        raise ConfigError(f"--max-errors {text!r}: must not be negative")
+    if not 0 <= limit < math.inf:
+        raise ConfigError(f"--max-errors {text!r}: must be 0 or more")
     return limit

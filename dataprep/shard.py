@@ -17,7 +17,7 @@ from ..errors import ImageError, RecordError
 from ..loaders.format import ImageEntry, sample_key
 from .check import check_placeholders, check_turns
 from .files import write_file
-from .folder import ImageFolder
+from .folder import ImageFolder, machine_trouble
 from .image import SAME_EXTENSION, Header, decode_fully, read_header
 from .member_json import member_json
 from .options import ConvertOptions
@@ -170,6 +170,8 @@ class ShardMaker:
         fd, size = self.folder.open(path)
         try:
             content = tar.read_content(fd, size)
+        except OSError as error:
+            raise machine_trouble(path, error) from error
         finally:
             os.close(fd)
         if len(content) != size:

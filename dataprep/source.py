@@ -137,6 +137,11 @@ def _line_spans(source: Source) -> Iterator[Span]:
         # One slice for the usual line; white space around a record is not part of it.
         line = data[at:end]
         record = line.strip()
+        if len(record) > MAX_RECORD_BYTES:
+            raise RecordError(
+                f"{source.path}: byte {at}: the line has {len(record):,} bytes, a record may have "
+                f"{MAX_RECORD_BYTES:,}; is the file in another format?"
+            )
         if record:
             yield Span(at + line.index(record[:1]), len(record))
         at = end + 1

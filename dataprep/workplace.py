@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NevaPrepError
 from ..loaders.format import INFO_FILE, JOURNAL_DIR, MANIFEST_FILE, META_DIR, QUARANTINE_FILE
 from .files import TEMPORARY_SUFFIX, told, write_file
 from .journal import OVERWRITE_MARKER, RETRY_MARKER, Journal, is_begun
@@ -31,8 +32,7 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
             yield Journal(Path(folder))
         return
     _refuse_foreign(out, options)
-    with told(out):
-        out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)
     shutil.rmtree(out / f"{JOURNAL_DIR}{TEMPORARY_SUFFIX}", ignore_errors=True)
     if options.resume and is_finished(out):
         yield None
@@ -43,8 +43,23 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
         if options.overwrite or journal.is_overwrite():
             _empty(out, journal)
         yield journal
+    except NevaPrepError:
+        # A source that cannot be planned leaves nothing that --resume could go on with.
+        if not is_begun(journal.folder):
+            journal.remove()
+        raise
     finally:
         journal.close()
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            with told(out):
+                raise
+        raise ConfigError(f"--out {out}: cannot be made: {error.strerror}") from error
 
 
 def is_finished(out: Path) -> bool:
@@ -62,7 +77,8 @@ def _refuse_foreign(out: Path, options: ConvertOptions) -> None:
         raise ConfigError(
             f"--out {out}: holds other files ({', '.join(foreign[:3])}); give a new or empty folder"
         )
-    if not names or options.resume or options.overwrite:
+    begun = MANIFEST_FILE in names or is_begun(out / JOURNAL_DIR)
+    if not begun or options.resume or options.overwrite:
         return
     if is_finished(out):
         raise ConfigError(

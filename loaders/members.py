@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -73,10 +74,26 @@ def count_placeholders(messages: list[dict[str, Any]]) -> int:
     )
 
 
+def load_member(data: bytes) -> Any:
+    """A JSON member as Python objects.
+
+    msgspec refuses a few things that JSON allows and sources have, such as half a surrogate pair in
+    a field that only passes through, or 1e400.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return json.loads(data.decode())
+
+
 def _decode(key: str, data: bytes) -> dict[str, Any]:
     try:
-        record = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        record = load_member(data)
+    except (ValueError, RecursionError) as error:
         raise _fault(key, f"is no valid JSON: {error}") from error
     if not isinstance(record, dict):
         raise _fault(key, f"holds a {type(record).__name__}, not a JSON object")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import ConfigError, ShardError
 from .format import INDEX_FILE, ImageEntry
-from .members import JSON_MEMBER, read_record
+from .members import JSON_MEMBER, load_member, read_record
 from .trust import read_shard_samples
 
 
@@ -67,6 +67,9 @@ class _Place:
 
 class _IdOnly(msgspec.Struct):
     id: str | int | float | None = None
+
+
+_decode_id = msgspec.json.Decoder(_IdOnly).decode
 
 
 def find_sample(
@@ -153,17 +156,22 @@ def _place_by_id(
         " FROM sample_parts WHERE part_name=? ORDER BY tar_file_id, content_byte_offset",
         (JSON_MEMBER,),
     )
-    decoder = msgspec.json.Decoder(_IdOnly)
     for shard_number, number, data in _read_parts(dataset, shards, rows):
-        try:
-            found = str(decoder.decode(data).id) == wanted
-        except (msgspec.DecodeError, RecursionError):
-            found = False  # verify reports it; the wanted record may still follow.
-        if found:
+        if _id_of(data) == wanted:
             return _one_place(
                 dataset, database, "tar_file_id=? AND sample_index=?", shard_number, number
             )
     raise ConfigError(f"{dataset}: has no record with id {wanted!r}; was it quarantined?")
+
+
+def _id_of(data: bytes) -> str | None:
+    """Id of a record, or None of one that is damaged: verify reports it, others may follow."""
+    try:
+        return str(_decode_id(data).id)
+    except (msgspec.DecodeError, RecursionError):
+        with suppress(ValueError, RecursionError):
+            return str(load_member(data)["id"])
+    return None
 
 
 def _one_place(

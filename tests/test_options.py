@@ -396,3 +396,39 @@ def test_shuffle_reorders_by_its_seed_alone_and_keeps_the_keys(tmp_path: Path) -
             f"{n:09d}": f"{n}" for n in range(50)
         }
     assert orders[0] == sorted(orders[0]) != orders[1] == orders[2] != orders[3]
+
+
+@pytest.mark.parametrize("text", ["nan%", "inf%", "-1", "x", "-0.1%"])
+def test_a_limit_of_errors_that_is_no_limit_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="max-errors"):
+        parse_max_errors(text)
+
+
+@pytest.mark.parametrize("split", [{"train": float("inf")}, {"train": 1e308, "val": 1e308}])
+def test_shares_beyond_measure_are_refused(split: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="--split"):
+        ConvertOptions(split=split)
+
+
+def test_a_shard_size_beyond_any_disk_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--shard-size"):
+        ConvertOptions(shard_size_bytes=10**30)
+
+
+def test_a_source_that_cannot_be_planned_leaves_the_output_free(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    source = tmp_path / "cut.json"
+    source.write_text('[{"id": 1, "conversations": ')
+    with pytest.raises(RecordError):
+        convert(source, tmp_path / "images", tmp_path / "out")
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]
+    source.write_text(json.dumps([{"id": 1, "conversations": turns}]))
+    assert convert(source, tmp_path / "images", tmp_path / "out").samples == 1
+
+
+def test_an_output_below_a_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    source = tmp_path / "source.json"
+    source.write_text("[1]")
+    with pytest.raises(ConfigError, match="--out"):
+        convert(source, tmp_path, tmp_path / "file" / "out")

@@ -13,8 +13,10 @@ from handmade import members, valid_shards, write_dataset, write_source
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
+from neva_prep.dataprep.verify import verify
 from neva_prep.errors import ConfigError, ImageError, RecordError, ShardError
 from neva_prep.loaders import open_dataset
+from neva_prep.loaders.shard import find_sample
 
 WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
 
@@ -317,3 +319,18 @@ def test_importing_the_loaders_imports_no_torch() -> None:
         " neva_prep.loaders.trust; assert not {'torch', 'megatron'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_passes_through_convert_is_read_back(tmp_path: Path) -> None:
+    # JSON allows these; msgspec does not.
+    rows = [
+        '{"id": "a", "extra": "\\ud800", "conversations": TURNS}',
+        '{"id": "b", "extra": 1e400, "conversations": TURNS}',
+    ]
+    turns = '[{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]'
+    source = tmp_path / "source.jsonl"
+    source.write_text("\n".join(row.replace("TURNS", turns) for row in rows))
+    assert convert(source, tmp_path, tmp_path / "out").samples == 2
+    assert verify(tmp_path / "out").is_whole
+    assert [sample.id for sample in open_dataset(tmp_path / "out")] == ["a", "b"]
+    assert find_sample(tmp_path / "out", id="b").key == "000000001"
