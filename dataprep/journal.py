@@ -193,11 +193,17 @@ class Journal:
             self._lock = -1
 
     def remove(self) -> None:
-        """The dataset is whole: the journal has done its work."""
+        """The dataset is whole: the journal has done its work.
+
+        Raises:
+            ShardError: the disk refuses; it can be called again.
+        """
         # By a rename, so that a journal is never half there.
         gone = temporary(self.folder)
-        os.rename(self.folder, gone)
-        sync_folder(self.folder.parent)
+        with told(self.folder):
+            if self.folder.exists():
+                os.rename(self.folder, gone)
+            sync_folder(self.folder.parent)
         self.close()
         shutil.rmtree(gone, ignore_errors=True)
 
