@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("dataprep", "loaders", "templates", "trainer")
 
 
-def _run(*command: str | os.PathLike[str], cwd: Path, **environment: str) -> str:
+def _run(*command: str | os.PathLike[str], cwd: Path) -> str:
     ended = subprocess.run(
         list(map(str, command)),
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
