@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 
 BLOCK_BYTES = 512
@@ -29,7 +30,7 @@ _HEADER = struct.Struct("100s24s12s12s8s356s")
 _OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
 
 
-def write_header(buffer: bytearray, at: int, name: str, size: int) -> None:
+def write_header(buffer: bytearray | mmap.mmap, at: int, name: str, size: int) -> None:
     """Put the header of one member into a buffer.
 
     Args:
