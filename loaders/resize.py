@@ -137,7 +137,7 @@ class FastPicture:
 def _pillow_goes_down_first(size: tuple[int, int], new_size: tuple[int, int]) -> bool:
     """Whether Pillow resizes down and then across; torch always goes across first.
 
-    What overshoots is cut between the two passes, so that at sharp edges the order shows: by up to
+    What overshoots is cut between the two passes, so that at sharp edges the order shows: by some
     20 levels on scanned text. The rule was found by trying sizes.
     """
     (width, height), (new_width, new_height) = size, new_size

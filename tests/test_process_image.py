@@ -22,6 +22,7 @@ from neva_prep.loaders.image_config import CLIP_MEAN, CLIP_STD, Fit, ImageConfig
 from neva_prep.loaders.normalize import normalize
 from neva_prep.loaders.pixel_reader import make_pixel_reader
 from neva_prep.loaders.process_image import process_image
+from neva_prep.loaders.resize import ExactPicture, _pillow_goes_down_first
 
 SHARED = Path(__file__).parents[2] / "shared"
 ODD_IMAGES = SHARED / "data/odd-images"
@@ -90,6 +91,30 @@ def test_exact_is_bit_equal_to_transformers(shape: str, fit: Fit) -> None:
 def test_fast_is_within_2_levels(shape: str, fit: Fit, kind: str) -> None:
     data = encode(draw(*SHAPES[shape]), kind)
     assert levels_apart(data, config_of(fit, 224)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("size", "new_size"),
+    [
+        ((200, 400), (150, 299)),
+        ((200, 400), (150, 300)),
+        ((200, 400), (150, 301)),
+        ((300, 300), (60, 40)),
+        ((100, 100), (110, 99)),
+        ((100, 100), (110, 101)),
+        ((400, 200), (300, 150)),
+    ],
+)
+def test_pillow_goes_across_and_down_in_the_order_we_say(
+    size: tuple[int, int], new_size: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (size[1], size[0], 3), dtype=np.uint8) * 255
+    picture = ExactPicture(Image.fromarray(noise))
+    across_first = picture.resize(new_size[0], size[1]).resize(*new_size)
+    down_first = picture.resize(size[0], new_size[1]).resize(*new_size)
+    assert not np.array_equal(across_first.planes(), down_first.planes())
+    expected = down_first if _pillow_goes_down_first(size, new_size) else across_first
+    assert np.array_equal(picture.resize(*new_size).planes(), expected.planes())
 
 
 def real_images() -> Iterator[Path]:
