@@ -5,7 +5,7 @@ template with `{% generation %}` and the same tokenizer, in one process, in turn
 come out equal. CPU seconds of one core are counted, medians of the rounds.
 
 Run: python benchmarks/bench_tokenize.py [TOKENIZER_DIR]
-Without a folder, a byte-level BPE is trained on the conversations.
+Without a folder, the first vocabulary of Mistral is used, which mistral-common ships.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from neva_prep.templates import ConversationTemplate, encode_conversations, get_
 RESULTS = Path(__file__).parent / "results" / "tokenize.json"
 SAMPLES, ROUNDS, BATCH = 1500, 7, 64
 TEMPLATE = "v1"
-WORDS = (
-    "a the one two several man woman child dog cat bird horse bus train car bicycle kitchen street "
-    "beach field table plate bowl cup window door sign light sky water snow tree grass building "
-    "red blue green yellow white black wooden large small young old empty crowded bright dark "
-    "standing sitting walking riding holding looking waiting playing eating parked placed shown is "
-    "are appears seems with without near behind beside under above between around and or while in "
-    "on at of to from into through possibly probably clearly image picture scene background"
-).split()
+WORDS = """
+    a the one two several man woman child dog cat bird horse bus train car bicycle kitchen street
+    beach field table plate bowl cup window door sign light sky water snow tree grass building red
+    blue green yellow white black wooden large small young old empty crowded bright dark standing
+    sitting walking riding holding looking waiting playing eating parked placed shown is are appears
+    seems with without near behind beside under above between around and or while in on at of to
+    from into through possibly probably clearly image picture scene background
+""".split()  # noqa: SIM905
 
 
 def sentence(rng: random.Random, words: int, end: str) -> str:
@@ -58,23 +58,26 @@ def conversation(rng: random.Random) -> list[dict[str, str]]:
     return messages
 
 
-def trained_tokenizer(conversations: list[list[dict[str, str]]]) -> Any:
-    """A byte-level BPE of 8,000 pieces, made of the conversations."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+def default_tokenizer() -> Any:
+    """A Llama-like tokenizer: the first vocabulary of Mistral, from mistral-common."""
+    import shutil
+    import tempfile
 
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=8000,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = (message["value"] for messages in conversations for message in messages)
-    backend.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    import mistral_common
+    from transformers import AutoTokenizer
+
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": False,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
+        shutil.copy(model, Path(folder) / "tokenizer.model")
+        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings))
+        return AutoTokenizer.from_pretrained(folder)
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
@@ -92,9 +95,7 @@ def main() -> None:
     # The peer knows no images: it gets the placeholder as the text that it is, and so do we.
     conversations = [conversation(rng) for _ in range(SAMPLES)]
     tokenizer = (
-        AutoTokenizer.from_pretrained(sys.argv[1])
-        if len(sys.argv) > 1
-        else trained_tokenizer(conversations)
+        AutoTokenizer.from_pretrained(sys.argv[1]) if len(sys.argv) > 1 else default_tokenizer()
     )
     library = get_template(TEMPLATE)
     text_only = [
@@ -147,7 +148,8 @@ def main() -> None:
         "samples": SAMPLES,
         "mean_turns": statistics.mean(len(m) / 2 for m in conversations),
         "mean_tokens": statistics.mean(len(sample.tokens) for sample in samples),
-        "tokenizer": type(tokenizer).__name__ + (" (given)" if len(sys.argv) > 1 else " (trained)"),
+        "tokenizer": type(tokenizer).__name__
+        + (" (given)" if len(sys.argv) > 1 else " (mistral v1)"),
         "template": TEMPLATE,
         "samples_per_cpu_second": {name: round(rate) for name, rate in rates.items()},
         "ratio_to_hugging_face": round(statistics.median(ratios), 2),

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from ..errors import TemplateError
 from . import sandbox
+from .listed import Span
 from .marks import Marks, Protector, Specials, choose_marks
 from .messages import Message, move_images_to_front, read_messages
 from .rendered import Rendered, look_alike_events, read_marks
 from .show import Show, all_text
-from .spans import mark_answers, trained_by_position
+from .spans import mark_answers, mark_content, trained_by_position
 
 ImagePlacement = Literal["keep", "front"]
 
@@ -103,6 +104,28 @@ class ConversationTemplate:
         if protector.found:
             events.update(look_alike_events(protector.found, specials.image_token))
         return replace(rendered, events=dict(events)) if events else rendered
+
+    def content_spans(self, turns: tuple[Message, ...], specials: Specials) -> list[Span | None]:
+        """Where each message's own text stands in the rendered text; None where it does not.
+
+        Each message is rendered between marks once: for showing, not for training.
+        """
+        prepared, _ = self._prepare(turns)
+        joined = all_text(prepared)
+        marks = choose_marks(joined + self.chat_template)
+        protector = Protector(specials, marks)
+        show = Show(self.chat_template, self.roles, protector, marks)
+        shown = [show(turn) for turn in prepared]
+        silent = {sandbox.OPEN_NAME: "", sandbox.CLOSE_NAME: ""}
+        variables = self._variables(specials, marks, False) | silent
+        spans: dict[int, Span] = {}
+        for number, turn in enumerate(prepared):
+            one = {**shown[number], "content": mark_content(shown[number]["content"], marks)}
+            raw = self._run([*shown[:number], one, *shown[number + 1 :]], variables)
+            places = read_marks(raw, marks, protector.found, specials.image_token, self.name)
+            if len(places.trained) == 1:
+                spans[id(turn)] = places.trained[0]
+        return [spans.get(id(turn)) for turn in turns]
 
     def _prepare(self, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], Counter[str]]:
         """The turns with the system text in front and without answers to nothing."""

@@ -19,7 +19,7 @@ def mark_answers(shown: list[dict[str, Any]], marks: Marks) -> list[dict[str, An
     White space at the ends stays outside, so that a template's trimming finds what it would.
     """
     return [
-        {**message, "content": _mark_content(message["content"], marks)}
+        {**message, "content": mark_content(message["content"], marks)}
         if message["role"] == "assistant"
         else message
         for message in shown
@@ -78,7 +78,8 @@ def trained_by_position(
     )
 
 
-def _mark_content(content: Any, marks: Marks) -> Any:
+def mark_content(content: Any, marks: Marks) -> Any:
+    """Content with a mark before and after its inner text."""
     if isinstance(content, str):
         inner = content.strip()
         start = content.index(inner)
@@ -91,7 +92,7 @@ def _mark_content(content: Any, marks: Marks) -> Any:
         return [*parts, {"type": "text", "text": marks.open + marks.close}]
     first, last = parts[texts[0]]["text"], parts[texts[-1]]["text"]
     if len(texts) == 1:
-        parts[texts[0]]["text"] = _mark_content(first, marks)
+        parts[texts[0]]["text"] = mark_content(first, marks)
         return parts
     lead = len(first) - len(first.lstrip())
     parts[texts[0]]["text"] = first[:lead] + marks.open + first[lead:]

@@ -18,11 +18,10 @@ WORDS = (
 @lru_cache(maxsize=1)
 def sentencepiece() -> Any:
     """Mistral's first vocabulary, from mistral-common, with merges in the order of its scores."""
+    import mistral_common
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-
-    import mistral_common
 
     model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
     pieces = SentencePieceProcessor(model_file=str(model))
@@ -79,12 +78,14 @@ def _trained(kind: str, specials: list[str], bos: str, eos: str | None = None) -
 
     backend = Tokenizer(models.BPE() if kind == "ByteLevel" else models.Unigram())
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    words = pre_tokenizers.Split(" ", "merged_with_next")
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        if kind == "Unigram"
-        else [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    by_pattern = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    by_space = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(" ", "merged_with_next"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
+    backend.pre_tokenizer = by_space if kind == "Unigram" else by_pattern
     backend.decoder = decoders.ByteLevel()
     common: dict[str, Any] = {"special_tokens": specials, "show_progress": False}
     trainer: Any = (

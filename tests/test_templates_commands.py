@@ -1,0 +1,199 @@
+"""The commands about templates: templates, explain, golden, parity."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from test_templates_tokenizers import byte_level, sentencepiece
+
+from neva_prep.dataprep.explain import explain
+from neva_prep.errors import NevaPrepError
+from neva_prep.templates import encode_conversation, get_template, list_templates
+from neva_prep.templates.commands import golden, parity, templates
+from neva_prep.templates.trace import trace_conversation
+
+RECORDS = [
+    {
+        "id": "a",
+        "image": "a.jpg",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWho?"},
+            {"from": "gpt", "value": "A boy."},
+        ],
+    },
+    {
+        "id": "b",
+        "conversations": [
+            {"from": "human", "value": "USER: A cat."},
+            {"from": "gpt", "value": "A cat."},
+        ],
+    },
+]
+
+
+def run(command: click.Command, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    sentencepiece().save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "llava.json"
+    path.write_text(json.dumps(RECORDS))
+    return path
+
+
+def test_templates_lists_all() -> None:
+    lines = run(templates).output.splitlines()
+    assert [line.split()[0] for line in lines] == list_templates()
+    listed = json.loads(run(templates, "--json").output)
+    assert [row["name"] for row in listed["templates"]] == list_templates()
+
+
+def test_show_prints_the_jinja_and_marks_what_is_trained() -> None:
+    output = run(templates, "show", "v1").output
+    assert get_template("v1").chat_template.strip() in output
+    assert "ASSISTANT:⟦ A cat.</s>⟧USER: Is it asleep? ASSISTANT:⟦ No.</s>⟧" in output
+
+
+def test_show_takes_a_users_own_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text("{% for m in messages %}{{ m.content }};{% endfor %}")
+    assert "⟦A cat.;⟧" in run(templates, "show", own).output
+
+
+def test_explain_says_which_turn_and_which_rule(source: Path, tokenizer_folder: Path) -> None:
+    found = run(explain, source, "--template", "v1", "--tokenizer", tokenizer_folder, "--json")
+    document = json.loads(found.output)
+    rows = {(row["rule"], row["turn"]): row for row in document["tokens"]}
+    assert rows[("bos", None)]["trained"] is False
+    assert rows[("image", 0)]["id"] == -200
+    trained = "".join(row["text"] for row in document["tokens"] if row["trained"])
+    assert trained == " A boy.</s>"
+    assert rows[("answer", 1)]["trained"] is True
+    assert rows[("marked by the template", 1)]["text"] == "</s>"
+    expected = encode_conversation(
+        RECORDS[0]["conversations"],  # type: ignore[arg-type]
+        tokenizer=sentencepiece(),
+        template="v1",
+    )
+    assert [row["id"] for row in document["tokens"]] == expected.tokens.tolist()
+    assert [row["trained"] for row in document["tokens"]] == (expected.labels != -100).tolist()
+
+
+def test_explain_finds_a_record_by_id_and_marks_without_colour(
+    source: Path, tokenizer_folder: Path
+) -> None:
+    found = run(explain, source, "--template", "v1", "--tokenizer", tokenizer_folder, "--id", "b")
+    assert found.exit_code == 0
+    assert "▁cat  content" in found.output and "▁cat  answer" in found.output
+    missing = run(explain, source, "--template", "v1", "--tokenizer", tokenizer_folder, "--id", "z")
+    assert isinstance(missing.exception, NevaPrepError)
+    assert "no record with id 'z'" in str(missing.exception)
+
+
+def test_a_question_that_repeats_the_answer_and_the_system_text_keeps_its_turn() -> None:
+    messages = [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "a"},
+    ]
+    traced = trace_conversation(messages, tokenizer=byte_level(), template=get_template("chatml"))
+    own = [
+        (token.turn, token.rule) for token in traced if token.text == "a" and token.turn is not None
+    ]
+    assert [pair for pair in own if pair[1] != "template text"] == [
+        (0, "content"),
+        (1, "content"),
+        (2, "answer"),
+        (3, "content"),
+    ]
+
+
+def frozen(source: Path, tokenizer_folder: Path, template: Any) -> Path:
+    out = source.parent / "golden.json"
+    found = run(
+        golden,
+        "record",
+        source,
+        "--template",
+        template,
+        "--tokenizer",
+        tokenizer_folder,
+        "--out",
+        out,
+    )
+    assert found.exit_code == 0
+    return out
+
+
+def test_golden_check_passes_on_what_was_recorded(source: Path, tokenizer_folder: Path) -> None:
+    out = frozen(source, tokenizer_folder, "v1")
+    assert json.loads(out.read_text())["cases"][0]["trained_texts"] == ["A boy.</s>"]
+    found = run(golden, "check", out, "--template", "v1", "--tokenizer", tokenizer_folder)
+    assert (found.exit_code, found.stdout) == (0, "")
+
+
+def test_golden_check_shows_the_first_difference_of_a_users_own_template(
+    source: Path, tokenizer_folder: Path
+) -> None:
+    own = source.parent / "own.jinja"
+    body = "{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}"
+    own.write_text(body)
+    out = frozen(source, tokenizer_folder, own)
+    own.write_text(body.replace(";", "!"))
+    found = run(golden, "check", out, "--template", own, "--tokenizer", tokenizer_folder)
+    assert found.exit_code == 1
+    assert "the template is not the one that was frozen" in found.stdout
+    assert "a: first differing token at" in found.stdout
+    assert "[.;] ass" in found.stdout and "[.] ! ass" in found.stdout
+
+
+def test_golden_check_sees_a_label_that_moved(source: Path, tokenizer_folder: Path) -> None:
+    out = frozen(source, tokenizer_folder, "v1")
+    document = json.loads(out.read_text())
+    document["cases"][1]["labels"][-1] = -100
+    out.write_text(json.dumps(document))
+    found = run(golden, "check", out, "--template", "v1", "--tokenizer", tokenizer_folder, "--json")
+    (difference,) = json.loads(found.output)["differences"]
+    assert found.exit_code == 1
+    assert (difference["id"], difference["what"]) == ("b", "label")
+    assert difference["before"].endswith("[</s>]") and difference["now"].endswith("[</s>*]")
+
+
+SERVING = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role | upper }}: {{ m.content }}{{ ' ' }}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def test_parity_shows_the_first_difference_and_the_lack_of_one(tmp_path: Path) -> None:
+    tokenizer = sentencepiece()
+    before = tokenizer.chat_template
+    tokenizer.chat_template = SERVING
+    tokenizer.save_pretrained(tmp_path / "serving")
+    tokenizer.chat_template = before
+    prompt = tmp_path / "prompt.json"
+    prompt.write_text(json.dumps([{"role": "user", "content": "Hi"}]))
+    folder = tmp_path / "serving"
+    same = run(parity, "--processor", folder, "--messages", prompt)
+    assert (same.exit_code, same.output) == (0, "text and ids are the same\n")
+    other = run(parity, "--processor", folder, "--template", "chatml", "--messages", prompt)
+    assert other.exit_code == 1
+    assert "text differs at character 1" in other.output
+    assert "ids differ at token 0" in other.output
+
+
+def test_a_missing_tokenizer_is_an_error_that_names_the_folder(source: Path) -> None:
+    found = run(explain, source, "--template", "v1", "--tokenizer", source.parent / "none")
+    assert isinstance(found.exception, NevaPrepError)
+    assert "none: no such folder" in str(found.exception)
