@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import os
 import tarfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ StartMethod = Literal["fork", "spawn"]
 
 _CHECKPOINT_SECONDS = 10.0
 """Workers note their place so often; a restored loader reads again what lies behind the note."""
+_SHARD_READER = "energon/flavors/webdataset/itar"
+"""Part of the names of its files; it raises nearly anything on damaged shards."""
 _SHARD_FAULTS = (OSError, EOFError, tarfile.TarError, SampleException)
 
 
@@ -122,11 +125,19 @@ def our_errors(name: str) -> Iterator[None]:
         if inner is error:
             raise
         raise inner from error
-    except _SHARD_FAULTS as error:
+    except Exception as error:
+        if not (isinstance(error, _SHARD_FAULTS) or _came_from_a_shard(error)):
+            raise
         finding = str(error).strip().rpartition("\n")[2] or type(error).__name__
         raise ShardError(
             f"{name}: reading failed: {finding}; run neva-prep verify on it"
         ) from error
+
+
+def _came_from_a_shard(error: Exception) -> bool:
+    """Whether energon's reader of shards raised it; a worker's traceback is in the message."""
+    trace = traceback.extract_tb(error.__traceback__)
+    return _SHARD_READER in str(error) or bool(trace and _SHARD_READER in trace[-1].filename)
 
 
 def _without_traceback(error: NevaPrepError) -> NevaPrepError:
