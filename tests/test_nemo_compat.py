@@ -94,9 +94,9 @@ def prepared(root: Path) -> Path:
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     energon = Path(sys.executable).with_name("energon")
-    command = [energon, "prepare", "--non-interactive", "--split-ratio", "1,0,0"]
+    command = [str(energon), "prepare", "--non-interactive", "--split-ratio", "1,0,0"]
     fields = {"image": "jpg", "context": "json[question]", "answers": "json[answer]"}
-    options = ["--sample-type", "VQASample", "--field-map", json.dumps(fields), out]
+    options = ["--sample-type", "VQASample", "--field-map", json.dumps(fields), str(out)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     described = yaml.safe_load((out / ".nv-meta/dataset.yaml").read_text())

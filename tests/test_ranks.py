@@ -132,7 +132,7 @@ def test_rank_and_size_of_megatron_if_it_is_initialized(monkeypatch: pytest.Monk
         get_data_parallel_world_size=lambda: 3,
         get_data_parallel_group=lambda: "group",
     )
-    monkeypatch.setitem(sys.modules, "megatron.core.parallel_state", state)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "megatron.core.parallel_state", state)
     assert find_data_parallel() == DataParallel(rank=2, size=3, group="group")
     state.model_parallel_is_initialized = lambda: False
     assert find_data_parallel() == DataParallel()
