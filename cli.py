@@ -87,6 +87,9 @@ def main() -> None:
         # The reader of our output (head, less) has left.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        click.echo(f"neva-prep: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def convert(
     folder = ImageFolder(os.fspath(images))
     with workplace(out, options) as journal:
         if journal is None:
+            _refuse_another(out, _source_entry(opened, folder), options)
             return stored_report(out)
         if journal.is_retry():
             raise ConfigError(
@@ -176,6 +177,22 @@ def _plan(
         )
         journal.save_plan(plan, inputs)
     return plan
+
+
+def _refuse_another(out: Path, entry: SourceEntry, options: ConvertOptions) -> None:
+    """Refuse to take a finished dataset for the result of another source or other options."""
+    manifest = read_manifest(out)
+    given = {"source": entry, **options.deciding()}
+    differing = [
+        name
+        for name, value in {"source": manifest.source, **manifest.options}.items()
+        if given.get(name) != value
+    ]
+    if differing:
+        raise ConfigError(
+            f"{out}: holds a finished dataset that was made with another {', '.join(differing)}; "
+            "give another --out, or --overwrite"
+        )
 
 
 def _manifest(entry: SourceEntry, options: ConvertOptions) -> Manifest:

@@ -177,8 +177,8 @@ def _print_report(report: ConvertReport, given: dict[str, Any]) -> None:
         )
     elif report.rejected and not report.dry_run and not given["as_json"] and not given["quiet"]:
         click.echo(
-            f"{report.rejected:,} records are in {report.out}/quarantine.jsonl; fix them or their "
-            f"images, then: neva-prep convert --retry {report.out}/quarantine.jsonl",
+            f"{report.rejected:,} rejected: see {report.out}/quarantine.jsonl; fix the records or "
+            f"their images, then: neva-prep convert --retry {report.out}/quarantine.jsonl",
             err=True,
         )
 

@@ -15,6 +15,12 @@ from ..errors import ShardError
 TEMPORARY_SUFFIX = ".tmp"
 
 
+class DiskError(ShardError):
+    """The operating system refuses to read or write: no fault of the source."""
+
+    exit_code = 1
+
+
 def temporary(path: Path) -> Path:
     """The name under which a file is written until it is whole."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)
@@ -80,7 +86,7 @@ def told(path: Path, what: Literal["written", "read"] = "written") -> Iterator[N
     try:
         yield
     except OSError as error:
-        raise ShardError(
+        raise DiskError(
             f"{path}: cannot be {what}: {error.strerror or error}; see to the disk, then run the "
             "same command again with --resume"
         ) from error

@@ -9,7 +9,8 @@ import stat
 from functools import lru_cache
 from typing import NoReturn
 
-from ..errors import ConfigError, ImageError, ShardError
+from ..errors import ConfigError, ImageError
+from .files import DiskError
 
 MAX_FILE_BYTES = 512 << 20
 # A FIFO named like an image would block for ever without O_NONBLOCK.
@@ -107,9 +108,9 @@ class ImageFolder:
         _reject("unreadable_image", f"image {path!r} cannot be opened: {error.strerror}")
 
 
-def machine_trouble(path: str, error: OSError) -> ShardError:
+def machine_trouble(path: str, error: OSError) -> DiskError:
     """What to raise where an image cannot be read for a reason that lies with the machine."""
-    return ShardError(
+    return DiskError(
         f"image {path!r} cannot be read: {error.strerror}; see to the machine, then run the same "
         "command again with --resume"
     )

@@ -9,8 +9,8 @@ import json
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import yaml
@@ -22,9 +22,9 @@ from ..loaders.format import (
     INDEX_FILE,
     INDEX_UUID_FILE,
     INFO_FILE,
-    META_DIR,
     SPLIT_FILE,
     ShardEntry,
+    sample_key,
 )
 from .files import publish, temporary, told, write_file
 from .shard import ShardResult
@@ -128,41 +128,61 @@ def write_commit_marker(out: Path, shards: list[ShardEntry]) -> None:
     write_file(out / INFO_FILE, json.dumps(info, indent=2).encode())
 
 
-def read_index(out: Path, shards: list[ShardEntry]) -> Iterable[ShardResult]:
+def read_index(out: Path, shards: list[ShardEntry]) -> Iterator[ShardResult]:
     """What the index knows of each shard of a finished dataset, for adding shards to it.
 
     Raises:
         ShardError: the index cannot be read.
     """
+    with _opened(out) as database:
+        for number, shard in enumerate(shards):
+            samples = database.execute(
+                "SELECT sample_key, byte_offset, byte_size FROM samples WHERE tar_file_id = ? "
+                "ORDER BY sample_index",
+                (number,),
+            ).fetchall()
+            parts = database.execute(
+                "SELECT sample_index, part_name, content_byte_offset, content_byte_size "
+                "FROM sample_parts WHERE tar_file_id = ? ORDER BY content_byte_offset",
+                (number,),
+            ).fetchall()
+            yield ShardResult(
+                name=shard.name,
+                split=shard.split,
+                records=shard.samples,
+                samples=shard.samples,
+                images=shard.images,
+                bytes=shard.bytes,
+                xxh3_128=shard.xxh3_128,
+                image_bytes=sum(size for _, name, _, size in parts if name != "json"),
+                keys=[key for key, _, _ in samples],
+                starts=[*(offset for _, offset, _ in samples), samples[-1][1] + samples[-1][2]],
+                parts=parts,
+            )
+
+
+def indices_in(out: Path, ordinals: Iterable[int]) -> Iterator[int]:
+    """Those of some source indices whose record is in a dataset.
+
+    Raises:
+        ShardError: the index cannot be read.
+    """
+    with _opened(out) as database:
+        for ordinal in ordinals:
+            query = "SELECT 1 FROM samples WHERE sample_key = ?"
+            if database.execute(query, (sample_key(ordinal),)).fetchone():
+                yield ordinal
+
+
+@contextmanager
+def _opened(out: Path) -> Iterator[sqlite3.Connection]:
+    """The index of a finished dataset, for reading only."""
     try:
         with closing(sqlite3.connect(f"file:{out / INDEX_FILE}?mode=ro", uri=True)) as database:
-            for number, shard in enumerate(shards):
-                samples = database.execute(
-                    "SELECT sample_key, byte_offset, byte_size FROM samples WHERE tar_file_id = ? "
-                    "ORDER BY sample_index",
-                    (number,),
-                ).fetchall()
-                parts = database.execute(
-                    "SELECT sample_index, part_name, content_byte_offset, content_byte_size "
-                    "FROM sample_parts WHERE tar_file_id = ? ORDER BY content_byte_offset",
-                    (number,),
-                ).fetchall()
-                yield ShardResult(
-                    name=shard.name,
-                    split=shard.split,
-                    records=shard.samples,
-                    samples=shard.samples,
-                    images=shard.images,
-                    bytes=shard.bytes,
-                    xxh3_128=shard.xxh3_128,
-                    image_bytes=sum(size for _, name, _, size in parts if name != "json"),
-                    keys=[key for key, _, _ in samples],
-                    starts=[*(offset for _, offset, _ in samples), samples[-1][1] + samples[-1][2]],
-                    parts=parts,
-                )
+            yield database
     except (sqlite3.Error, IndexError) as error:
         raise ShardError(
-            f"{out}/{META_DIR}: the index cannot be read ({error}); run neva-prep verify"
+            f"{out / INDEX_FILE}: cannot be read ({error}); run neva-prep verify"
         ) from error
 
 

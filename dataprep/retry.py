@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,16 @@ import numpy as np
 
 from ..errors import ConfigError, NevaPrepError, RecordError
 from ..loaders.format import (
-    INDEX_FILE,
     JOURNAL_DIR,
     QUARANTINE_FILE,
     Manifest,
     read_manifest,
-    sample_key,
 )
-from .convert import finish, write_shards
+from .convert import finish, stored_report, write_shards
 from .engine import Job
 from .files import TEMPORARY_SUFFIX, write_file
 from .folder import ImageFolder
-from .index import read_index
+from .index import indices_in, read_index
 from .journal import RETRY_MARKER, Journal, is_begun, save_rejected, save_result
 from .options import ConvertOptions
 from .plan import Plan, make_plan
@@ -72,6 +69,8 @@ def retry(
     manifest = read_manifest(out)
     options = ConvertOptions(**{**manifest.options, "limit": None, **(changes or {})})
     with _journal(out, options) as journal:
+        if options.resume and _is_done(journal, path):
+            return stored_report(out)
         base, rows = _stage(journal, out, path, manifest)
         folder = ImageFolder(os.fspath(images or base.source.images))
         plan = _plan(journal, base, rows, folder, options, watch)
@@ -121,6 +120,13 @@ def _journal(out: Path, options: ConvertOptions) -> Iterator[Journal]:
         raise
     finally:
         journal.close()
+
+
+def _is_done(journal: Journal, quarantine: Path) -> bool:
+    """Whether a retry that --resume is to finish was finished just before it was stopped."""
+    return not is_begun(journal.folder) and not any(
+        record_bytes(row) for row in read_quarantine(quarantine)
+    )
 
 
 def _stage(
@@ -179,15 +185,8 @@ def _sort_out(
 
 
 def _refuse_known(out: Path, quarantine: Path, indices: list[int]) -> None:
-    with closing(sqlite3.connect(f"file:{out / INDEX_FILE}?mode=ro", uri=True)) as database:
-        for index in indices:
-            found = database.execute(
-                "SELECT 1 FROM samples WHERE sample_key = ?", (sample_key(index),)
-            ).fetchone()
-            if found:
-                raise RecordError(
-                    f"{quarantine}: record {index} is in the dataset already; remove its row"
-                )
+    for index in indices_in(out, indices):
+        raise RecordError(f"{quarantine}: record {index} is in the dataset already; remove its row")
 
 
 def _plan(

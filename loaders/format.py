@@ -101,8 +101,10 @@ def read_manifest(dataset: str | os.PathLike[str]) -> Manifest:
         raise ShardError(
             f"{dataset}: no {MANIFEST_FILE} here; is this the --out folder of a finished convert?"
         ) from error
-    except (OSError, msgspec.DecodeError) as error:
-        raise ShardError(f"{path}: cannot be read ({error}); convert again") from error
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read: {error.strerror}; see to the disk") from error
+    except msgspec.DecodeError as error:
+        raise ShardError(f"{path}: is damaged ({error}); convert again") from error
     if manifest.format_version != FORMAT_VERSION:
         raise ShardError(
             f"{path}: format version {manifest.format_version}, this neva-prep reads "

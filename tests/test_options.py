@@ -432,3 +432,17 @@ def test_an_output_below_a_file_says_so(tmp_path: Path) -> None:
     source.write_text("[1]")
     with pytest.raises(ConfigError, match="--out"):
         convert(source, tmp_path, tmp_path / "file" / "out")
+
+
+def test_resume_does_not_pass_a_finished_dataset_off_as_another_ones(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]
+    source, other = tmp_path / "one.json", tmp_path / "two.json"
+    source.write_text(json.dumps([{"id": 1, "conversations": turns}]))
+    other.write_text(json.dumps([{"id": 2, "conversations": turns}]))
+    out = tmp_path / "out"
+    convert(source, tmp_path, out)
+    assert convert(source, tmp_path, out, ConvertOptions(resume=True)).samples == 1
+    with pytest.raises(ConfigError, match="another source"):
+        convert(other, tmp_path, out, ConvertOptions(resume=True))
+    with pytest.raises(ConfigError, match="another shuffle"):
+        convert(source, tmp_path, out, ConvertOptions(resume=True, shuffle=1))

@@ -359,3 +359,20 @@ def test_command_says_4_while_something_is_left_and_0_when_nothing_is(tmp_path: 
     assert read_quarantine(out) == []
     done = run_cli("convert", "--retry", out / "quarantine.jsonl", "--overwrite")
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_a_retry_that_was_finished_can_be_resumed_again(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]
+    source, out = tmp_path / "source.json", tmp_path / "out"
+    source.write_text(
+        json.dumps([{"id": 1, "conversations": turns}, {"id": 2, "conversations": turns[:1]}])
+    )
+    convert(source, tmp_path, out)
+    quarantine = out / "quarantine.jsonl"
+    rows = [json.loads(line) for line in quarantine.read_text().splitlines()]
+    rows[0]["record"]["conversations"] = turns
+    quarantine.write_text(json.dumps(rows[0]) + "\n")
+    assert retry(quarantine).samples == 2
+    assert retry(quarantine, changes={"resume": True}).samples == 2
+    with pytest.raises(ConfigError, match="no record to retry"):
+        retry(quarantine)
