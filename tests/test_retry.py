@@ -367,7 +367,7 @@ def test_a_retry_that_was_finished_can_be_resumed_again(tmp_path: Path) -> None:
     source.write_text(
         json.dumps([{"id": 1, "conversations": turns}, {"id": 2, "conversations": turns[:1]}])
     )
-    convert(source, tmp_path, out)
+    convert_module.convert(source, tmp_path, out)
     quarantine = out / "quarantine.jsonl"
     rows = [json.loads(line) for line in quarantine.read_text().splitlines()]
     rows[0]["record"]["conversations"] = turns
