@@ -12,6 +12,7 @@ families, and checked when the cache is made; other tokenizers get none:
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
@@ -51,9 +52,9 @@ def word_cache(tokenizer: Any, encode_batch: Callable[[list[str]], list[Any]]) -
         if " " in token["content"].lstrip(" "):
             return None
     if _is_metaspace(state):
-        return WordCache(encode_batch, is_safe=_after_word)
+        return WordCache(encode_batch, is_safe=_after_word, odd=re.compile("▁| $"))
     if _is_byte_level(state):
-        return WordCache(encode_batch, is_safe=_between_words)
+        return WordCache(encode_batch, is_safe=_between_words, odd=re.compile(r"[^\S ]| $"))
     return None
 
 
@@ -103,8 +104,11 @@ class WordCache:
         self,
         encode_batch: Callable[[list[str]], list[Any]],
         is_safe: Callable[[str, str], bool],
+        odd: re.Pattern[str],
     ) -> None:
+        """Take what decides about a cut: `is_safe`, where `odd` characters make it a question."""
         self._encode_batch = encode_batch
+        self._odd = odd
         self._is_safe = is_safe
         self._known: dict[str, Listed] = {}
 
@@ -124,6 +128,8 @@ class WordCache:
     def _cut(self, text: str) -> list[str]:
         """Words with the space before them; spaces that must not be cut at stay inside."""
         first, *rest = text.split(" ")
+        if first and "  " not in text and not self._odd.search(text):
+            return [first, *[" " + word for word in rest]]
         words = [first]
         for word in rest:
             if self._is_safe(words[-1], word):

@@ -122,8 +122,8 @@ def test_beside_image_parts_the_placeholder_is_text() -> None:
 
 
 def test_tool_calls_and_results_are_messages() -> None:
-    call = {"function": {"name": "add", "arguments": {"a": 1}}}
-    messages = [
+    call: dict[str, Any] = {"function": {"name": "add", "arguments": {"a": 1}}}
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "1+1?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "2"},

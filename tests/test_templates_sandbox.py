@@ -36,6 +36,7 @@ HOSTILE = {
     "join": "{% set x = 'a' * 100000 %}{{ x|join(x) }}",
     "shared lists": "{% set x = ['a'] %}" + DOUBLED + "{{ x }}",
     "shared lists as JSON": "{% set x = ['a'] %}" + DOUBLED + "{{ x|tojson }}",
+    "shared mappings": "{% set x = 'a' %}" + "{% set x = {'a': x, 'b': x} %}" * 60 + "{{ x }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "branching": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}"
     "{{ f(40) }}",

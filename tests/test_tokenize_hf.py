@@ -15,7 +15,7 @@ MARKED = (
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>"
     "{% endgeneration %}{% else %}{{ message['content'] }}<|im_end|>{% endif %}\n{% endfor %}"
 )
-WORDS = "a cat 12 dogs, sat. é 一只猫 🐱 (b) \n - $x^2$ Yes No the".split(" ")
+WORDS = ("a", "cat", "12", "dogs,", "sat.", "é", "一只猫", "🐱", "(b)", "\n", "-", "$x^2$", "Yes")
 
 
 def conversation(seed: int) -> list[dict[str, str]]:
