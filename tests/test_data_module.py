@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import subprocess
@@ -357,3 +358,28 @@ def test_mock_batches_are_full_rows_with_an_image_and_resume() -> None:
         assert take(again.train_dataloader(), 7) == expected
     with pytest.raises(ConfigError, match="a row must hold the 576 embeddings"):
         MockDataModule(seq_length=512)
+
+
+def test_skips_that_are_not_in_a_row_are_not_nothing_that_comes_through() -> None:
+    from neva_prep.loaders.skips import Tally
+
+    tally, error = Tally(patience=20), RecordError("sample k: bad", reason="bad_sample")
+    for _ in range(3):
+        for _ in range(19):
+            tally.skip(error, "tokens")
+        tally.passed("tokens")
+    for stage in ("tokens", "pixels"):
+        for _ in range(19):
+            tally.skip(error, stage)
+    with pytest.raises(RecordError, match="no sample comes through: 20 in a row"):
+        tally.skip(error, "tokens")
+
+
+def test_memory_and_descriptors_stay(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    soak: Any = importlib.import_module("soak_loader").soak
+
+    with module(dataset, packed=True, num_workers=0) as data:
+        found = soak(data, 1500)
+    assert found.growth < 0.05
+    assert found.late.descriptors <= found.early.descriptors + 1
