@@ -1,6 +1,7 @@
 """Choosing packs: nothing is lost, packs are full, nobody waits long."""
 
 from itertools import islice
+from random import Random
 from typing import Any
 
 import pytest
@@ -110,12 +111,31 @@ def test_packs_do_not_depend_on_how_samples_come_in_buffers(
     assert packs == at_once
 
 
-def test_a_pack_is_finished_exactly_where_some_samples_can_do_it() -> None:
-    # Mean 50, so the oldest leave room for 125: 90 begins, and 60 + 45 + 5 fill what is left.
-    lengths = [90, 70, 60, 45, 35, 5, 45]
-    first, *_ = Packer(pack_length=200).choose(lengths)
-    assert first[0] == 0
-    assert sorted(lengths[place] for place in first) == [5, 45, 60, 90]
+@pytest.mark.parametrize(
+    ("lengths", "first"),
+    [
+        ([60, 30, 40, 25], [60, 40]),  # One is exact.
+        ([60, 25, 30, 15], [60, 25, 15]),  # Two, neither of them the longest.
+        ([60, 30, 25, 14], [60, 25, 14]),  # Nothing is exact: 99 is nearer than 90.
+        ([60, 29, 15, 20, 13, 12], [60, 15, 13, 12]),  # Three; two make at most 35.
+        ([60, 30, 13, 12, 11, 4], [60, 13, 12, 11, 4]),  # Four.
+    ],
+)
+def test_a_pack_is_finished_by_those_that_fill_it_best(
+    lengths: list[int], first: list[int]
+) -> None:
+    """The oldest begins, and no next one follows: room for the finish is left."""
+    packs = Packer(pack_length=100).choose(lengths)
+    assert [lengths[place] for place in packs[0]] == first
+
+
+@pytest.mark.parametrize(("pack_length", "full"), [(4096, 0.98), (8192, 0.999)])
+def test_packs_of_samples_with_an_image_are_nearly_full(pack_length: int, full: float) -> None:
+    random = Random(0)
+    lengths = [620 + int(random.expovariate(1 / 200)) for _ in range(3000)]
+    packs = Packer(pack_length=pack_length).choose(lengths, keep=1024)
+    positions = sum(lengths[place] for pack in packs for place in pack)
+    assert positions / len(packs) / pack_length >= full
 
 
 def test_a_sample_that_needs_most_of_the_tiles_left_is_still_packed_with_others() -> None:
