@@ -43,8 +43,14 @@ class SlowEncoder:
         run = text[span[0] : span[1]]
         if not run:
             return
-        ids = self._ids(run)
-        spans = align_tokens(self._tokenizer, ids, run)
+        try:
+            ids = self._ids(run)
+            spans = align_tokens(self._tokenizer, ids, run)
+        except UnicodeEncodeError as error:
+            raise TemplateError(
+                "the text has a lone surrogate, which no tokenizer takes; "
+                "repair the record's encoding"
+            ) from error
         if spans is None:
             raise TemplateError(
                 f"{type(self._tokenizer).__name__}: cannot tell where the tokens of {run[:60]!r} "

@@ -8,6 +8,7 @@ import pytest
 from test_templates_tokenizers import THREE, byte_level, sentencepiece, trained_text
 
 import neva_prep.templates.sandbox as sandbox
+from neva_prep.errors import TemplateError
 from neva_prep.templates import ConversationTemplate, encode_conversation, get_template
 
 MARKED = (
@@ -126,3 +127,9 @@ def test_slow_and_fast_agree_token_for_token_inside_a_text() -> None:
     # A text's first word differs: this slow tokenizer puts no space before it.
     assert slow.tokens.tolist()[-25:] == fast.tokens.tolist()[-25:]
     assert slow.labels.tolist()[-25:] == fast.labels.tolist()[-25:]
+
+
+def test_a_lone_surrogate_is_an_error_on_slow_tokenizers_too() -> None:
+    messages = [{"role": "user", "content": "a \ud83d b"}]
+    with pytest.raises(TemplateError, match="surrogate"):
+        encode_conversation(messages, tokenizer=slow_sentencepiece(legacy=False), template="v1")

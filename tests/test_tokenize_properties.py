@@ -1,6 +1,7 @@
 """What holds for every conversation in any script."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ MANY = settings(
     database=None,
     phases=[Phase.generate, Phase.shrink],
 )
-SOME = settings(MANY, max_examples=150)
+SOME = settings(MANY, max_examples=500)
 SNIPPETS = st.sampled_from(
     (
         *(
@@ -42,6 +43,10 @@ QUESTION = st.tuples(TEXT.map(lambda text: text.replace("<image>", "")), st.inte
     lambda pair: "<image>" * pair[1] + pair[0]
 )
 TURNS = st.lists(st.tuples(QUESTION, TEXT), min_size=1, max_size=2)
+OTHER = [
+    {"from": "human", "value": "<image>\nWho </s>?"},
+    {"from": "gpt", "value": "A boy  with <image> a kite."},
+]
 PAIRS = [("sentencepiece", "v1"), ("byte-level", "mpt"), ("unigram", "v1")]
 
 
@@ -60,7 +65,13 @@ def test_trained_text_is_the_answers_and_images_are_counted(
     name: str, template: str, turns: list[tuple[str, str]]
 ) -> None:
     tokenizer = THREE[name]()
-    sample = encode_conversation(conversation(turns), tokenizer=tokenizer, template=template)
+    messages = conversation(turns)
+    sample = encode_conversation(messages, tokenizer=tokenizer, template=template)
+    beside = encode_conversations([OTHER, messages, OTHER], tokenizer=tokenizer, template=template)[
+        1
+    ]
+    assert beside.tokens.tolist() == sample.tokens.tolist()
+    assert beside.labels.tolist() == sample.labels.tolist()
     stop, lead = ("<|im_end|>", "") if template == "mpt" else ("</s>", " ")
     expected = "".join(lead + answer + stop for _, answer in turns)
     if name == "sentencepiece":
@@ -89,7 +100,7 @@ def test_no_character_of_the_user_is_in_a_trained_span(
     ]
 
 
-@pytest.mark.parametrize("name", ["sentencepiece", "unigram"])
+@pytest.mark.parametrize("name", ["unigram"])
 @SOME
 @given(first=TURNS, second=TURNS)
 def test_tokens_do_not_depend_on_the_batch(
@@ -102,6 +113,17 @@ def test_tokens_do_not_depend_on_the_batch(
         alone = encode_conversation(messages, tokenizer=tokenizer, template="v1")
         assert alone.tokens.tolist() == sample.tokens.tolist()
         assert alone.labels.tolist() == sample.labels.tolist()
+
+
+@cache
+def fast_encoder(make: Any) -> FastEncoder:
+    return FastEncoder(make().backend_tokenizer, set(make().all_special_tokens))
+
+
+@cache
+def literal_encoder(make: Any) -> LiteralEncoder:
+    specials = set(make().all_special_tokens)
+    return LiteralEncoder(make().backend_tokenizer, specials, "\U000f0ff4")
 
 
 def plain_encoding(tokenizer: Any, text: str) -> Listed:
@@ -117,9 +139,7 @@ def test_cutting_into_words_changes_no_token_and_no_place(
     make: Any, text: str, place: int, length: int
 ) -> None:
     tokenizer = make()
-    encoder = ENCODERS.setdefault(
-        make, FastEncoder(tokenizer.backend_tokenizer, set(tokenizer.all_special_tokens))
-    )
+    encoder = fast_encoder(make)
     assert encoder._words is not None
     (encoded,) = encoder.encode([Chunk(text)])
     whole = plain_encoding(tokenizer, text)
@@ -129,9 +149,6 @@ def test_cutting_into_words_changes_no_token_and_no_place(
         assert encoded.touched(start, end) == whole.touched(start, end)
 
 
-ENCODERS: dict[Any, FastEncoder] = {}
-
-
 @pytest.mark.parametrize("name", THREE)
 @SOME
 @given(text=TEXT)
@@ -139,18 +156,10 @@ def test_the_long_way_for_look_alikes_gives_the_same_tokens_where_there_are_none
     name: str, text: str
 ) -> None:
     tokenizer = THREE[name]()
-    literal = LITERAL.setdefault(
-        name,
-        LiteralEncoder(
-            tokenizer.backend_tokenizer, set(tokenizer.all_special_tokens), "\U000f0ff4"
-        ),
-    )
+    literal = literal_encoder(THREE[name])
     encoded = literal.encode(Chunk(text), "")
     whole = plain_encoding(tokenizer, text)
     assert (encoded.ids, encoded.offsets) == (whole.ids, whole.offsets)
-
-
-LITERAL: dict[str, LiteralEncoder] = {}
 
 
 @pytest.mark.parametrize("name", THREE)
