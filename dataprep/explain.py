@@ -50,7 +50,7 @@ def explain(
     """
     from rich.console import Console
 
-    from ..templates.commands import load_tokenizer, pick_template
+    from ..templates.load import load_tokenizer, pick_template
     from ..templates.trace import trace_conversation
 
     messages = read_conversation(source, identity=identity, index=index)

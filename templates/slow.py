@@ -44,13 +44,14 @@ class SlowEncoder:
         if not run:
             return
         try:
-            ids = self._ids(run)
-            spans = align_tokens(self._tokenizer, ids, run)
+            run.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TemplateError(
                 "the text has a lone surrogate, which no tokenizer takes; "
                 "repair the record's encoding"
             ) from error
+        ids = self._ids(run)
+        spans = align_tokens(self._tokenizer, ids, run)
         if spans is None:
             raise TemplateError(
                 f"{type(self._tokenizer).__name__}: cannot tell where the tokens of {run[:60]!r} "
