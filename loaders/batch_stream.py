@@ -66,7 +66,7 @@ class TrainStream:
     def state_dict(self) -> dict[str, Any]:
         """The place behind the last batch, in energon's terms; resume.py makes plain data of it."""
         return {
-            "energon": self._batches.loader.save_state_rank(),
+            "energon": self._batches.save_state(),
             "skips": self._counter.state_dict(),
             "num_batches": self.num_batches,
         }

@@ -77,6 +77,7 @@ def test_a_resumed_stream_can_be_saved_before_every_worker_gave_a_batch(
         state = data.state_dict()
         expected = take(stream, 12)
     got = []
+    # The first worker's batch comes before the second has begun, at least on a busy machine.
     for taken in (0, 1, 2, 1, 8):
         with module(dataset, num_workers=num_workers) as again:
             again.load_state_dict(state)
@@ -186,7 +187,7 @@ def test_a_state_cannot_name_a_class() -> None:
 def test_plain_data_comes_back_as_it_was() -> None:
     import numpy as np
 
-    value = {
+    value: dict[str, Any] = {
         "a": (1, [2.5, (None, b"x")]),
         "b": torch.arange(3),
         "c": np.arange(4, dtype=np.uint32),
