@@ -12,12 +12,15 @@ from .errors import NevaPrepError
 
 # command -> (where it lives, one line for --help). Kept here so that --help imports nothing else.
 COMMANDS = {
-    "convert": (
-        "dataprep.convert_command:convert",
-        "Turn a source and its images into verified shards.",
-    ),
-    "inspect": ("dataprep.look_commands:inspect", "Show a sample of a dataset in the terminal."),
+    "convert": ("dataprep.convert_command:convert", "Turn a source and its images into shards."),
     "verify": ("dataprep.look_commands:verify", "Re-read a dataset and check everything in it."),
+    "inspect": ("dataprep.look_commands:inspect", "Show a sample of a dataset in the terminal."),
+    "explain": ("dataprep.explain:explain", "Show which tokens are trained, and why."),
+    "templates": ("templates.commands:templates", "List conversation templates, or show one."),
+    "golden": ("templates.commands:golden", "Freeze tokens and labels, and check them later."),
+    "parity": ("templates.commands:parity", "Compare our prompt with what serving will use."),
+    "plan": ("dataprep.stream_commands:plan", "Divide a dataset among GPUs and workers."),
+    "trace": ("dataprep.stream_commands:trace", "Turn keys of a batch back into source records."),
     "demo": ("dataprep.look_commands:demo", "The main job end to end on pictures that it draws."),
 }
 

@@ -1,0 +1,80 @@
+"""plan says what each rank reads; trace leads from a key back to the record and its bytes."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.options import ConvertOptions
+from neva_prep.dataprep.reading_plan import plan_reading
+from neva_prep.dataprep.stream_commands import plan, trace
+from neva_prep.errors import ConfigError
+
+TURNS = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """22 samples in 8 shards; record 5 is missing."""
+    rows = [{"id": f"row-{i}", "conversations": TURNS[: 1 if i == 5 else 2]} for i in range(23)]
+    (tmp_path / "source.json").write_text(json.dumps(rows))
+    out = tmp_path / "shards"
+    convert(tmp_path / "source.json", tmp_path, out, ConvertOptions(shard_count=3))
+    return out
+
+
+def test_plan_divides_samples_as_equally_as_they_go(dataset: Path) -> None:
+    found = plan_reading(
+        dataset,
+        split="train",
+        ranks=4,
+        workers=2,
+        micro_batch_size=1,
+        global_batch_size=8,
+        samples_per_second=20,
+    )
+    assert (found.samples, found.shards, found.samples_per_rank) == (22, 8, (5, 6))
+    # The fullest rank reads 6 samples, 2 a step; equal shares of 6 would need 24.
+    assert (found.steps_per_epoch, found.uneven_samples) == (3, 2)
+    size = sum(path.stat().st_size for path in dataset.glob("*.tar"))
+    assert found.megabytes_per_second == round(20 * size / 22 / 1e6, 3)
+
+
+def test_plan_refuses_more_readers_than_shards_with_numbers_that_would_work(dataset: Path) -> None:
+    result = CliRunner().invoke(plan, [str(dataset), "--gpus", "4", "--workers", "4"])
+    assert isinstance(result.exception, ConfigError)
+    assert "8 shards for 16 readers" in str(result.exception)
+    assert "num_workers=2" in str(result.exception) and "--shard-count 1" in str(result.exception)
+
+
+def test_plan_names_the_splits_there_are(dataset: Path) -> None:
+    result = CliRunner().invoke(plan, [str(dataset), "--gpus", "1", "--split", "test"])
+    assert isinstance(result.exception, ConfigError) and "only train" in str(result.exception)
+
+
+def test_trace_leads_to_the_record_and_its_bytes(dataset: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 3, "loss": 1.5}\n{"step": 3, "__keys__": ["000000006"]}\nnoise\n')
+    result = CliRunner().invoke(
+        trace, [str(dataset), "22", "--log", str(log), "--step", "3", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.output)["samples"]
+    assert [(row["record"], row["id"], row["source"]) for row in rows] == [
+        (22, "row-22", "source.json"),
+        (6, "row-6", "source.json"),
+    ]
+    with tarfile.open(dataset / rows[1]["shard"]) as tar:
+        assert tar.getmember("000000006.json").offset == rows[1]["offset"]
+
+
+def test_trace_says_when_a_key_or_a_step_is_not_there(dataset: Path, tmp_path: Path) -> None:
+    assert isinstance(CliRunner().invoke(trace, [str(dataset), "5"]).exception, ConfigError)
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "__keys__": ["0"]}\n')
+    log = ["--log", str(tmp_path / "log.jsonl"), "--step", "2"]
+    assert isinstance(CliRunner().invoke(trace, [str(dataset), *log]).exception, ConfigError)
