@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import megatron.energon
 import msgspec
-from megatron.energon import CrudeSample
+from megatron.energon import CrudeSample, SavableDataset
 from megatron.energon.epathlib import EPath
 from megatron.energon.flavors.webdataset.base_webdataset import BaseWebdatasetFactory
 from megatron.energon.flavors.webdataset.field_access import (
@@ -60,12 +60,20 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
                 f"{dataset.path}: energon reads other shards from split.yaml than were checked; "
                 "write its names as plain text"
             )
+        self._readers: Sequence[Any] = ()
         self._read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         if not crude:
             self._read = _reader(dataset, kind, self.__sample_type__)
 
+    def build(self, worker_rotation_offset: int = 0) -> SavableDataset:
+        """The chain that reads this rank's share."""
+        chain = super().build(worker_rotation_offset)
+        self._readers = chain.dataset.join_readers
+        return chain
+
     def load_sample(self, raw_data: Any) -> Any:
         """A sample; a FailedSample where its members do not give one."""
+        self._forget_members()
         base = {
             "__key__": raw_data["__key__"],
             "__restore_key__": raw_data["__restore_key__"],
@@ -88,6 +96,15 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
                 reason="bad_members",
             )
             return FailedSample(**base, error=fault)
+
+    def _forget_members(self) -> None:
+        """Empty the lists in which tarfile notes every member that it ever read.
+
+        energon keeps shards open, so the lists would grow by a kilobyte a sample.
+        """
+        for reader in self._readers:
+            for tar in reader.itar_files_cache.values():
+                tar.members.clear()
 
 
 def _reader(

@@ -375,6 +375,16 @@ def test_skips_that_are_not_in_a_row_are_not_nothing_that_comes_through() -> Non
         tally.skip(error, "tokens")
 
 
+def test_what_tarfile_notes_of_each_member_is_forgotten(dataset: Path) -> None:
+    import gc
+    import tarfile
+
+    with module(dataset) as data:
+        take(data.train_dataloader(), 100)
+        noted = sum(type(found) is tarfile.TarInfo for found in gc.get_objects())
+    assert noted < 50, "3 of each of 200 samples, if none is forgotten"
+
+
 def test_memory_and_descriptors_stay(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
     soak: Any = importlib.import_module("soak_loader").soak
