@@ -1,0 +1,113 @@
+"""Records of a JSON file and their images, as a dataset of a blend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from megatron.energon import WorkerConfig
+
+from ..errors import ImageError, NevaPrepError, RecordError
+from .indexed import IndexedFactory
+from .record_file import RecordFile
+from .sample import ConversationSample, FailedSample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordPart:
+    """Some records of one file, as a dataset of a blend."""
+
+    file: RecordFile
+    indices: Any
+    """int64[samples]; numbers of the records."""
+    images: Path | None
+    number: float = 1.0
+    seed: int = 0
+    shards: None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return str(self.file.path)
+
+    @property
+    def samples(self) -> int:
+        """Records."""
+        return len(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Hash of the file and which records are taken; images are not looked at."""
+        return {
+            "samples": self.samples,
+            "file": self.file.fingerprint(),
+            "records": xxhash.xxh3_128(self.indices.tobytes()).hexdigest(),
+            "number": self.number,
+        }
+
+    def open(self, workers: WorkerConfig, *, training: bool, shuffle: bool) -> IndexedFactory:
+        """The records in energon's terms."""
+        return IndexedFactory(self, workers, seed=self.seed, shuffle=shuffle)
+
+    def read(self, index: int) -> ConversationSample | FailedSample:
+        """The sample of a record, its images as files."""
+        number = int(self.indices[index])
+        keys = {"__key__": f"{number:09d}", "__restore_key__": (), "__subflavors__": {}}
+        place = f"{self.file.path}:{number}"
+        try:
+            record = self.file.read(number)
+            return ConversationSample(
+                **keys,
+                id=str(record.get("id", number)),
+                messages=_messages(record, place),
+                images=[self._image(path, place) for path in _image_paths(record, place)],
+                record=record,
+            )
+        except NevaPrepError as error:
+            return FailedSample(**keys, error=error)
+
+    def _image(self, path: str, place: str) -> bytes:
+        if self.images is None:
+            raise ImageError(
+                f"{place}: has an image, and image_folder is not set; set it in ImageDataConfig",
+                reason="missing_image",
+            )
+        file = (self.images / path).resolve()
+        if "\0" in path or Path(path).is_absolute() or not file.is_relative_to(self.images):
+            raise ImageError(
+                f"{place}: image {path!r} lies outside image_folder; move it there",
+                reason="path_traversal",
+            )
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise ImageError(
+                f"{place}: image {path!r} cannot be read ({error.strerror}); correct the path",
+                reason="missing_image",
+            ) from error
+
+
+def _messages(record: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
+    messages = record.get("conversations", record.get("messages"))
+    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
+        raise RecordError(
+            f"{place}: has no list of turns as 'conversations'; correct the record",
+            reason="missing_conversations",
+        )
+    return messages
+
+
+def _image_paths(record: Mapping[str, Any], place: str) -> list[str]:
+    found = record.get("image", record.get("images"))
+    paths = [] if found is None else [found] if isinstance(found, str) else found
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise RecordError(
+            f"{place}: 'image' is neither a path nor a list of paths; correct the record",
+            reason="bad_image_field",
+        )
+    return paths
