@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import ImageError, RecordError
 from ..loaders.format import ImageEntry, sample_key
-from .check import check_placeholders, check_turns
+from .checked import Checked, check_records
 from .files import write_file
 from .folder import ImageFolder, machine_trouble
 from .image import SAME_EXTENSION, Header, decode_fully, read_header
@@ -23,7 +23,7 @@ from .member_json import member_json
 from .options import ConvertOptions
 from .plan import ShardPlan, read_rows
 from .quarantine import Rejected, reject
-from .readers.llava import read_llava
+from .readers.record import Record
 from .source import Source
 from .tar import BLOCK_BYTES
 from .tar_writer import Part, TarWriter
@@ -110,29 +110,20 @@ class ShardMaker:
         rows: list[tuple[int, int, int, int]],
         progress: Callable[[int, int, int], None],
     ) -> tuple[ShardResult, list[Rejected]]:
-        data = self.source.data
         may_insert = self.options.placeholder == "insert"
         keys: list[str] = []
         rejected: list[Rejected] = []
         turns = images = inserted = added_ids = renamed = in_answers = 0
-        for done, (ordinal, offset, length, _) in enumerate(rows):
+        for done, found in enumerate(check_records(self.source.data, rows, may_insert=may_insert)):
             if done % _PROGRESS_EVERY == 0:
                 progress(tar.offset, done, len(rejected))
-            raw = data[offset : offset + length]
-            key = sample_key(ordinal)
-            record = None
+            key = sample_key(found.ordinal)
             try:
-                record = read_llava(raw)
-                placeholders = check_turns(record.turns)
-                insert = check_placeholders(record, placeholders, insert=may_insert)
-                entries = [
-                    self._add_image(tar, key, number, path)
-                    for number, path in enumerate(record.images)
-                ]
-                tar.add_bytes("json", key, member_json(raw, record, key, entries, insert=insert))
+                record, entries = self._add_sample(tar, key, found)
             except (RecordError, ImageError) as error:
                 tar.drop_sample()
-                rejected.append(reject(self.source_name, ordinal, offset, raw, record, error))
+                place = found.ordinal, found.offset, found.raw, found.record
+                rejected.append(reject(self.source_name, *place, error))
                 if self.options.on_error == "fail":
                     raise RecordError(rejected[-1].message, reason=error.reason) from error
                 continue
@@ -140,10 +131,10 @@ class ShardMaker:
             keys.append(key)
             turns += len(record.turns)
             images += len(entries)
-            inserted += insert
+            inserted += found.insert
             added_ids += record.id is None
             renamed += sum(map(_is_renamed, entries))
-            in_answers += placeholders.answered > 0
+            in_answers += found.answered > 0
         progress(tar.offset, len(rows), len(rejected))
         result = ShardResult(
             name=plan.name,
@@ -165,6 +156,20 @@ class ShardMaker:
             rejected=len(rejected),
         )
         return result, rejected
+
+    def _add_sample(
+        self, tar: TarWriter, key: str, found: Checked
+    ) -> tuple[Record, list[ImageEntry]]:
+        if found.error is not None:
+            raise found.error
+        record = found.record
+        assert record is not None
+        entries = [
+            self._add_image(tar, key, number, path) for number, path in enumerate(record.images)
+        ]
+        content = member_json(found.raw, record, key, entries, insert=found.insert)
+        tar.add_bytes("json", key, content)
+        return record, entries
 
     def _add_image(self, tar: TarWriter, key: str, number: int, path: str) -> ImageEntry:
         fd, size = self.folder.open(path)

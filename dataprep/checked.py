@@ -1,0 +1,63 @@
+"""The first half of a shard's work: records are read and their texts checked, in small batches."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from ..errors import RecordError
+from .check import check_placeholders, check_turns
+from .readers.llava import read_llava
+from .readers.record import Record
+
+# A batch at a time keeps this stage's code in the processor's cache: a tenth of a shard's time.
+_BATCH = 64
+
+
+class Checked(NamedTuple):
+    """A record of a shard's plan, and what its text is like."""
+
+    ordinal: int
+    offset: int
+    """Byte of the source where it begins."""
+    raw: bytes
+    record: Record | None
+    """None where it could not be read."""
+    insert: bool
+    """Whether placeholders are to be inserted."""
+    answered: int
+    """Placeholders in answers, which are plain text."""
+    error: RecordError | None
+    """Why it is rejected."""
+
+
+def check_records(
+    data: mmap.mmap, rows: list[tuple[int, int, int, int]], *, may_insert: bool
+) -> Iterator[Checked]:
+    """Read and check the records of a shard's plan, in its order.
+
+    Args:
+        data: the source.
+        rows: of the plan: ordinal, offset, length, blocks.
+        may_insert: whether an image record without any placeholder may be repaired.
+    """
+    for at in range(0, len(rows), _BATCH):
+        yield from _batch(data, rows[at : at + _BATCH], may_insert)
+
+
+def _batch(
+    data: mmap.mmap, rows: Iterable[tuple[int, int, int, int]], may_insert: bool
+) -> list[Checked]:
+    batch = []
+    for ordinal, offset, length, _ in rows:
+        raw = data[offset : offset + length]
+        record = None
+        try:
+            record = read_llava(raw)
+            found = check_turns(record.turns)
+            insert = check_placeholders(record, found, insert=may_insert)
+            batch.append(Checked(ordinal, offset, raw, record, insert, found.answered, None))
+        except RecordError as error:
+            batch.append(Checked(ordinal, offset, raw, record, False, 0, error))
+    return batch
