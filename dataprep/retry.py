@@ -69,7 +69,8 @@ def retry(
     manifest = read_manifest(out)
     options = ConvertOptions(**{**manifest.options, "limit": None, **(changes or {})})
     with _journal(out, options) as journal:
-        if options.resume and _is_done(journal, path):
+        if options.resume and not options.dry_run and _is_done(journal, path):
+            journal.remove()
             return stored_report(out)
         base, rows = _stage(journal, out, path, manifest)
         folder = ImageFolder(os.fspath(images or base.source.images))

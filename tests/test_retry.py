@@ -374,5 +374,6 @@ def test_a_retry_that_was_finished_can_be_resumed_again(tmp_path: Path) -> None:
     quarantine.write_text(json.dumps(rows[0]) + "\n")
     assert retry(quarantine).samples == 2
     assert retry(quarantine, changes={"resume": True}).samples == 2
+    assert not (out / ".journal").exists()
     with pytest.raises(ConfigError, match="no record to retry"):
         retry(quarantine)
