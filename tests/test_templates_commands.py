@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from test_templates_tokenizers import byte_level, sentencepiece
 
+from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.explain import explain
 from neva_prep.errors import NevaPrepError
 from neva_prep.templates import encode_conversation, get_template, list_templates
@@ -197,3 +198,21 @@ def test_a_missing_tokenizer_is_an_error_that_names_the_folder(source: Path) -> 
     found = run(explain, source, "--template", "v1", "--tokenizer", source.parent / "none")
     assert isinstance(found.exception, NevaPrepError)
     assert "none: no such folder" in str(found.exception)
+
+
+def test_explain_reads_a_converted_dataset_as_it_reads_its_source(
+    source: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I am 3."}]
+    source.write_text(json.dumps([{"id": "a", "conversations": turns[:1]}, *records(turns)]))
+    convert(source, tmp_path, tmp_path / "shards")
+    options = ("--template", "v1", "--tokenizer", tokenizer_folder, "--id", "b", "--json")
+    stored = run(explain, tmp_path / "shards", *options)
+    assert stored.exit_code == 0, stored.output
+    assert stored.output == run(explain, source, *options).output
+    trained = [row["text"] for row in json.loads(stored.output)["tokens"] if row["trained"]]
+    assert "".join(trained).strip() == "I am 3.</s>"
+
+
+def records(turns: list[dict[str, str]]) -> list[dict[str, object]]:
+    return [{"id": name, "conversations": turns} for name in "bc"]
