@@ -30,6 +30,8 @@ def start(command: list[str]) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test run in the background of a shell passes on that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -136,7 +138,11 @@ def test_nothing_goes_on_writing_when_only_the_parent_is_killed(
     process.kill()
     end(process)
     assert len(workers) == 2
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists() and _runs(pid)]
+    # Their files are closed by now; the processes themselves end a moment later.
+    deadline = time.monotonic() + 2
+    while any(map(_runs, workers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not [pid for pid in workers if _runs(pid)]
     before = tree(tmp_path / "out")
     time.sleep(0.2)
     assert tree(tmp_path / "out") == before
