@@ -6,6 +6,7 @@ come out equal. CPU seconds of one core are counted, medians of the rounds.
 
 Run: python benchmarks/bench_tokenize.py [TOKENIZER_DIR]
 Without a folder, the first vocabulary of Mistral is used, which mistral-common ships.
+(A file named tokenize.py here would hide Python's own module from every script beside it.)
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ one process without workers, in turns; CPU seconds of this process are counted, 
 Then: which share of a step a training that takes 20 samples a second waits for `fast`, with one
 worker process.
 
-Run: python benchmarks/bench_loader.py [--samples 300] [--rounds 3]
+Run: python benchmarks/loader.py [--samples 300] [--rounds 3]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Image bytes to pixels: ours beside Hugging Face's image processor.
 
-    python benchmarks/bench_images.py [--images 150] [--rounds 9]
+    python benchmarks/images.py [--images 150] [--rounds 9]
 
 - hf: Pillow decodes, transformers' CLIPImageProcessorPil makes float32 of 336 x 336.
 - exact: process_image, the same bits.

@@ -1,6 +1,6 @@
 """Packing: how full packs get, ours beside a greedy knapsack like NeMo's.
 
-    python benchmarks/bench_packing.py [--samples 40000] [--buffer 2000] [--repeats 3]
+    python benchmarks/packing.py [--samples 40000] [--buffer 2000] [--repeats 3]
 
 Lengths are drawn from a mix like LLaVA's 665k: kinds of conversations, their turns, and the tokens
 of questions and answers, with 576 embeddings for the image. A sample longer than a pack counts as
@@ -288,7 +288,7 @@ def main() -> None:
     options = parser.parse_args()
     from machine import write_result
 
-    result: dict[str, Any] = {"command": "python benchmarks/bench_packing.py", **vars(options)}
+    result: dict[str, Any] = {"command": "python benchmarks/packing.py", **vars(options)}
     result |= benchmark(options.samples, options.buffer, options.repeats)
     result["targets"] = judge(result["figures"])
     show(result)

@@ -1,6 +1,6 @@
 """Converting: ours beside the bare copy of the same bytes and beside the usual way.
 
-    python benchmarks/bench_convert.py [--images 5000] [--repeats 5] [--records 665000]
+    python benchmarks/convert.py [--images 5000] [--repeats 5] [--records 665000]
 
 - sendfile: the limit, nothing but copying the images into files of 1 GB.
 - neva-prep: `neva-prep convert --workers 1`, checks, hashes, index and fsync included.
@@ -294,7 +294,7 @@ def main() -> None:
     options = parser.parse_args()
     from machine import write_result
 
-    result: dict[str, Any] = {"command": "python benchmarks/bench_convert.py", **vars(options)}
+    result: dict[str, Any] = {"command": "python benchmarks/convert.py", **vars(options)}
     result |= benchmark(options.images, options.repeats)
     values = dict(result["ratios"])
     if options.records:
