@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .lazy import ImageDataConfig as ImageDataConfig
     from .lazy import NevaLazyDataModule as NevaLazyDataModule
     from .mock import MockDataModule as MockDataModule
+    from .pixel_reader import PixelReader as PixelReader
     from .pixel_reader import make_pixel_reader as make_pixel_reader
     from .prepared import EncodedText as EncodedText
     from .skips import SkipReport as SkipReport
@@ -44,6 +45,7 @@ _HOME = {
     "MultiModalTaskEncoder": ".task_encoder",
     "NevaLazyDataModule": ".lazy",
     "PackedSeqParams": ".batch",
+    "PixelReader": ".pixel_reader",
     "SkipReport": ".skips",
     "TextRules": ".encoders",
     "VideoToken": ".config",
@@ -65,6 +67,7 @@ __all__ = [
     "MultiModalTaskEncoder",
     "NevaLazyDataModule",
     "PackedSeqParams",
+    "PixelReader",
     "SkipReport",
     "TextRules",
     "VideoToken",
