@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from .batch import Batch
 from .energon_loader import Batches, StartMethod, open_loader, our_errors, restore_loader
 from .skips import Note, SkipCounter
+from .transfer import unpack
 
 
 class TrainStream:
@@ -117,7 +118,7 @@ class ValStream:
             new_counter: gives the counter for a pass.
             num_batches: of each rank; None for as many as there are, where there is one rank.
             start_method: of worker processes.
-            pin_memory: whether batches come in pinned memory.
+            pin_memory: whether pixels come in pinned memory.
         """
         self._name = name
         self._build = build
@@ -175,7 +176,7 @@ def _take_note(found: Any, counter: SkipCounter) -> Batch:
     """The batch, its note added to the counts."""
     if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], Note):
         counter.add(found[1])
-        found = found[0]
-    else:  # A task encoder that is not ours.
-        counter.add(Note(delivered=1))
+        return unpack(found[0])
+    # A task encoder that is not ours.
+    counter.add(Note(delivered=1))
     return found  # type: ignore[no-any-return]

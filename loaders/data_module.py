@@ -64,7 +64,7 @@ class EnergonMultiModalDataModule(StreamDataModule):
             global_batch_size: samples, or packs, of a step over all ranks.
             num_workers: processes that read for this rank; 0 reads in this process.
             num_val_workers: of validation; `num_workers` unless given.
-            pin_memory: give batches in pinned memory, where there is a GPU.
+            pin_memory: give pixels in pinned memory, where there is a GPU.
             shuffle_buffer_size: samples among which the next one is drawn; None keeps the order.
             multimodal_sample_config: of the default task encoder.
             task_encoder: MultiModalTaskEncoder with these settings unless given.

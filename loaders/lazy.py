@@ -102,7 +102,7 @@ class NevaLazyDataModule(StreamDataModule):
             global_batch_size: samples of a step over all ranks.
             num_workers: processes that read for this rank; 0 reads in this process.
             num_val_workers: of validation; `num_workers` unless given.
-            pin_memory: give batches in pinned memory, where there is a GPU.
+            pin_memory: give pixels in pinned memory, where there is a GPU.
             use_packed_sequence: several samples in a row; `micro_batch_size` must then be 1.
             seed: of the shuffling.
             val_paths: files of validation; without them `val_fraction` is held out of `paths`.

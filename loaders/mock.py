@@ -139,7 +139,7 @@ class MockDataModule(StreamDataModule):
             num_val_samples: of a pass of validation.
             num_workers: processes of this rank; 0 draws in this process.
             num_val_workers: of validation; `num_workers` unless given.
-            pin_memory: give batches in pinned memory, where there is a GPU.
+            pin_memory: give pixels in pinned memory, where there is a GPU.
             packed_sequence: give packs, of one sample each, as samples are full rows.
             num_image_embeddings_per_tile: positions of the image in the model.
             vocab_size: tokens are below it.

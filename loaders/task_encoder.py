@@ -41,6 +41,7 @@ from .quiet_packing import QuietPackingDataset
 from .read_image import ImageReader, count_tiles, read_images
 from .sample import FailedSample, cook_or_fail
 from .skips import Note, Tally
+from .transfer import pack_up
 
 SampleEncoder = Callable[[Any, TextRules], EncodedText]
 """Makes tokens of one type of sample; raises a NevaPrepError for a bad one."""
@@ -228,15 +229,15 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         return packed
 
     @stateless  # type: ignore[untyped-decorator]
-    def batch(self, samples: list[ReadySample] | list[PackedSample]) -> tuple[Batch, Note]:
-        """The tensors of a batch, with the note of what was skipped since the last one."""
+    def batch(self, samples: list[ReadySample] | list[PackedSample]) -> tuple[dict[str, Any], Note]:
+        """A batch, packed up to travel, with the note of what was skipped since the last one."""
         batch = self._collate(samples)
         if not len(batch["media"]):
             batch["media"] = batch["media"].to(_media_type(self.reader))
         for sample in samples:
             for events in sample.events if isinstance(sample, PackedSample) else [sample.events]:
                 self._tally.deliver(events)
-        return batch, self._tally.drain()
+        return pack_up(batch), self._tally.drain()
 
     def build_batch(
         self,

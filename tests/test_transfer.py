@@ -1,0 +1,58 @@
+"""A batch comes out of its wrapping as it went in, with one tensor on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from neva_prep.loaders.batch import Batch, PackedSeqParams
+from neva_prep.loaders.transfer import pack_up, unpack
+
+
+def batch() -> Batch:
+    bounds = torch.tensor([0, 3, 5], dtype=torch.int32)
+    return {
+        "tokens": torch.tensor([[1, -200, 2, 3, 4]]),
+        "labels": torch.tensor([[-100, 2, 3, 4, 5]]),
+        "loss_mask": torch.tensor([[0.0, 1.0, 1.0, 1.0, 1.0]]),
+        "position_ids": torch.tensor([[0, 1, 577, 0, 1]]),
+        "attention_mask": torch.tensor([[True, True, True, True, False]]),
+        "media": torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+        "num_media_tiles": torch.tensor([1]),
+        "packed_seq_params": PackedSeqParams(
+            cu_seqlens_q=bounds,
+            cu_seqlens_kv=bounds,
+            cu_seqlens_q_padded=bounds,
+            cu_seqlens_kv_padded=bounds,
+            max_seqlen_q=3,
+            max_seqlen_kv=3,
+        ),
+        "__keys__": ["000000001"],
+        "__origins__": ["shards"],
+    }
+
+
+def tensors(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(map(tensors, value.values()))
+    return isinstance(value, torch.Tensor)
+
+
+def test_only_pixels_travel_as_a_tensor() -> None:
+    sent = pack_up(batch())
+    assert tensors(sent) == 1 and isinstance(sent["media"], torch.Tensor)
+
+
+def test_a_batch_comes_out_with_the_same_values_and_types() -> None:
+    before, after = batch(), unpack(pack_up(batch()))
+    assert list(before) == list(after)
+    for name, value in before.items():
+        found = after[name]  # type: ignore[literal-required]
+        if isinstance(value, torch.Tensor):
+            assert found.dtype == value.dtype and torch.equal(found, value), name
+        elif name != "packed_seq_params":
+            assert found == value, name
+    bounds = after["packed_seq_params"]
+    assert bounds.cu_seqlens_q_padded.dtype == torch.int32
+    assert bounds.cu_seqlens_kv.tolist() == [0, 3, 5] and bounds.max_seqlen_q == 3
