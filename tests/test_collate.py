@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import make_dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -95,6 +96,20 @@ def test_a_packed_batch_by_hand() -> None:
         assert getattr(params, f"cu_seqlens_{name}").dtype == torch.int32
         assert getattr(params, f"cu_seqlens_{name}_padded").dtype == torch.int32
         assert getattr(params, f"max_seqlen_{name}") == 8
+
+
+def test_the_example_of_the_guide_gives_the_table_below_it() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "packing.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(guide.split("```python\n")[1].split("```")[0], names)
+    for field in FIELDS:
+        _, row = next(line for line in guide.splitlines() if f"| `{field}` |" in line).split(
+            " | ", 1
+        )
+        shown = row.strip(" |").replace("yes", "True").replace("no", "False").split(" | ")
+        values = names["batch"][field][0].tolist()
+        assert shown == [f"{value:g}" if field == "loss_mask" else str(value) for value in values]
+    assert names["batch"]["packed_seq_params"].cu_seqlens_q.tolist() == [0, 6, 9]
 
 
 @given(st.lists(encoded_samples(), min_size=1, max_size=5))
