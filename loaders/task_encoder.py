@@ -41,7 +41,7 @@ from .quiet_packing import QuietPackingDataset
 from .read_image import ImageReader, count_tiles, read_images
 from .sample import FailedSample, cook_or_fail
 from .skips import Note, Tally
-from .transfer import pack_up
+from .transfer import Parcel, pack_up
 
 SampleEncoder = Callable[[Any, TextRules], EncodedText]
 """Makes tokens of one type of sample; raises a NevaPrepError for a bad one."""
@@ -229,7 +229,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         return packed
 
     @stateless  # type: ignore[untyped-decorator]
-    def batch(self, samples: list[ReadySample] | list[PackedSample]) -> tuple[dict[str, Any], Note]:
+    def batch(self, samples: list[ReadySample] | list[PackedSample]) -> tuple[Parcel, Note]:
         """A batch, packed up to travel, with the note of what was skipped since the last one."""
         batch = self._collate(samples)
         if not len(batch["media"]):

@@ -6,7 +6,7 @@ in the training process; arrays go with the rest. Pixels are large, and stay a t
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,35 @@ _LARGE = "media"
 _PACKED = "packed_seq_params"
 
 
-def pack_up(batch: Batch) -> dict[str, Any]:
-    """What a worker sends: the batch with every small tensor as an array of the same memory."""
-    sent: dict[str, Any] = dict(batch)
-    if _PACKED in sent:
-        bounds = sent[_PACKED]
-        sent[_PACKED] = {f.name: _to_array(getattr(bounds, f.name)) for f in fields(bounds)}
-    return {name: value if name == _LARGE else _to_array(value) for name, value in sent.items()}
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A batch packed up. No mapping, in which torch's DataLoader would make tensors of arrays."""
+
+    media: torch.Tensor
+    rest: dict[str, Any]
+    """Everything else, tensors as arrays of the same memory."""
+
+    def pin_memory(self) -> Parcel:
+        """A copy whose pixels are in pinned memory; DataLoader calls it."""
+        return replace(self, media=self.media.pin_memory())
 
 
-def unpack(sent: dict[str, Any]) -> Batch:
+def pack_up(batch: Batch) -> Parcel:
+    """What a worker sends of a batch."""
+    # The pixels' place among the names stays.
+    rest: dict[str, Any] = {
+        name: None if name == _LARGE else _to_array(value) for name, value in batch.items()
+    }
+    if _PACKED in rest:
+        bounds = rest[_PACKED]
+        rest[_PACKED] = {f.name: _to_array(getattr(bounds, f.name)) for f in fields(bounds)}
+    return Parcel(batch["media"], rest)
+
+
+def unpack(parcel: Parcel) -> Batch:
     """The batch that was packed up."""
-    batch = {name: _to_tensor(value) for name, value in sent.items()}
+    batch = {name: _to_tensor(value) for name, value in parcel.rest.items()}
+    batch[_LARGE] = parcel.media
     if _PACKED in batch:
         bounds = {name: _to_tensor(value) for name, value in batch[_PACKED].items()}
         batch[_PACKED] = PackedSeqParams(**bounds)
