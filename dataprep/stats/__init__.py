@@ -1,0 +1,1 @@
+"""Statistics of a source or a dataset, and how it would pack."""
