@@ -1,5 +1,4 @@
-"""Looking into the flow: what is seen at each stop, and how it is shown.
+"""Looking into the flow: what is seen at each stop (view.py), and how it is shown.
 
-    record ──▶ sample ──▶ tokens ──▶ pack ──▶ batch        one view of each (view.py)
-                              ╰──▶ terminal, HTML page, web viewer
+Stops: record ──▶ sample ──▶ tokens ──▶ pack ──▶ batch. Shown: terminal, HTML page, web viewer.
 """

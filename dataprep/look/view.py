@@ -28,7 +28,7 @@ class Place:
     split: str | None = None
     offset: int | None = None
     """Byte at which it begins, in the source file or in the shard."""
-    bytes: int | None = None
+    num_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ class ImageView:
     height: int
     format: str
     """`jpeg`, `png` and so on; empty where it cannot be read."""
-    bytes: int
+    num_bytes: int
     data: bytes | None = None
     """The file; None where it is missing."""
     tiles: tuple[npt.NDArray[np.uint8], ...] = ()
