@@ -91,12 +91,9 @@ def decode_array(
     Raises:
         ImageError: as `decode_image`.
     """
-    with _opened(data, name) as image:
-        _check_pixels(image, max_pixels, name)
-        is_jpeg = image.format in ("JPEG", "MPO") and image.mode == "RGB"
-        plain = is_jpeg and _orientation(image) not in _UPRIGHT
-    if plain:
-        with suppress(ValueError):  # Damage, which Pillow forgives or names.
+    # Damage, which Pillow forgives or names, is a ValueError.
+    with suppress(ValueError):
+        if _is_plain_jpeg(data, max_pixels, name):
             pixels: np.ndarray = simplejpeg.decode_jpeg(data)
             return pixels
     return np.array(decode_image(data, max_pixels=max_pixels, name=name))
@@ -156,6 +153,19 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise ImageError(
             f"{name}: cannot be decoded: {finding}; replace the image", reason="corrupt_image"
         ) from error
+
+
+def _is_plain_jpeg(data: bytes, max_pixels: int, name: str) -> bool:
+    """Whether it is an upright JPEG of three colours and no more than `max_pixels`."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+    if colors not in ("YCbCr", "RGB") or width * height > max_pixels:
+        return False
+    if b"Exif" not in data:
+        return True
+    with _opened(data, name) as image:
+        return _orientation(image) not in _UPRIGHT
 
 
 def _check_pixels(image: Image.Image, max_pixels: int, name: str) -> None:

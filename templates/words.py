@@ -115,8 +115,9 @@ class WordCache:
     def encode(self, texts: Sequence[str], paddings: Sequence[int]) -> list[Worded]:
         """Tokens of each text; the first `padding` characters are not counted in offsets."""
         cut = [self._cut(text) for text in texts]
-        self._learn({word for words in cut for word in words} - self._known.keys())
         known = self._known
+        # Not a set less the known keys: that walks through all that is known for every call.
+        self._learn({word for words in cut for word in words if word not in known})
         encoded = [
             Worded([known[word] for word in words], [len(word) for word in words], padding)
             for words, padding in zip(cut, paddings, strict=True)
@@ -139,6 +140,8 @@ class WordCache:
         return words
 
     def _learn(self, unknown: set[str]) -> None:
+        if not unknown:
+            return
         texts = list(unknown)
         for text, encoding in zip(texts, self._encode_batch(texts), strict=True):
             self._known[text] = Listed(encoding.ids, encoding.offsets)
