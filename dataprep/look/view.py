@@ -89,6 +89,8 @@ class ImageView:
     image processor."""
     error: str | None = None
     """Why it cannot be shown."""
+    offset: int | None = None
+    """Byte of the shard at which the file begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,174 @@
+"""A record as it stands in its source, and what its checks find, with the place in its text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ...errors import ImageError, NevaPrepError
+from ..check import check_placeholders, check_turns
+from ..folder import ImageFolder, machine_trouble
+from ..image import read_header
+from ..options import PIXEL_LIMIT
+from ..readers.llava import read_llava
+from ..readers.record import Record, load_json
+from ..reasons import REJECTIONS
+from .json_text import Path, lay_out
+from .view import Finding, Place, RecordView
+
+_TURN = re.compile(r"(?:the last )?turns? \(?(\d+)(?: and (\d+))?")
+_FIELD_OF = {
+    "unknown_role": "from",
+    "empty_value": "value",
+    "bad_value": "value",
+    "nul_in_text": "value",
+}
+_PLACES: dict[str, tuple[str, ...]] = {
+    "bad_id": ("id",),
+    "bad_conversations": ("conversations",),
+    "empty_conversation": ("conversations",),
+    "field_conflict": ("images",),
+}
+
+
+def view_record(
+    raw: bytes, place: Place, *, key: str, error: NevaPrepError | None, fix: str = ""
+) -> RecordView:
+    """A record and the one fault that its checks stopped at.
+
+    Args:
+        raw: the record's JSON, or what stands in its place.
+        place: where.
+        key: that it has, or would get, in a shard.
+        error: the fault; None where every check passes.
+        fix: the way out, where the error's message lacks it.
+    """
+    value = _parsed(raw)
+    text, span = _text_and_span(raw, value, error)
+    findings: tuple[Finding, ...] = ()
+    if error is not None:
+        start, end = span or (None, None)
+        message = f"{error}; {fix}" if fix else str(error)
+        reason = error.reason or type(error).__name__
+        findings = (Finding(reason=reason, message=message, start=start, end=end),)
+    return RecordView(place=place, id=_id_of(value, place), key=key, text=text, findings=findings)
+
+
+def check_record(raw: bytes, images: ImageFolder | None) -> tuple[Record, list[bytes]]:
+    """What converting a record would read: the record, and its images where there is a folder.
+
+    Raises:
+        RecordError, ImageError: what would put it into quarantine.
+    """
+    record = read_llava(raw)
+    check_placeholders(record, check_turns(record.turns), insert=False)
+    return record, [] if images is None else list(_read_images(record.images, images))
+
+
+def way_out(error: NevaPrepError) -> str:
+    """What fixes the fault of a source record."""
+    return REJECTIONS.get(error.reason, "")
+
+
+def read_image(folder: ImageFolder, path: str) -> bytes:
+    """The file of an image that a record names.
+
+    Raises:
+        ImageError: it is not there, lies outside the folder, or is no file.
+        DiskError: the machine cannot read it.
+    """
+    fd, size = folder.open(path)
+    with os.fdopen(fd, "rb") as file:
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise machine_trouble(path, error) from error
+
+
+def _read_images(paths: Iterable[str], folder: ImageFolder) -> Iterator[bytes]:
+    for path in paths:
+        data = read_image(folder, path)
+        try:
+            read_header(data, pixel_limit=PIXEL_LIMIT)
+        except ImageError as error:
+            raise ImageError(f"image {path!r} {error}", reason=error.reason) from error
+        yield data
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return load_json(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _id_of(value: Any, place: Place) -> str:
+    found = value.get("id") if isinstance(value, dict) else None
+    return str(place.index) if found is None or isinstance(found, list | dict) else str(found)
+
+
+def _text_and_span(
+    raw: bytes, value: Any, error: NevaPrepError | None
+) -> tuple[str, tuple[int, int] | None]:
+    """The text to show, and the characters of it that a fault is about."""
+    text = raw.decode("utf-8", "backslashreplace")
+    if value is None:
+        return text, _broken_place(raw, text)
+    path = fault_path(value, error) if error is not None else None
+    laid = lay_out(text, path or ())
+    return laid.text, laid.span if path else None
+
+
+def _broken_place(raw: bytes, text: str) -> tuple[int, int] | None:
+    """Where a text stops being JSON in UTF-8."""
+    try:
+        json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        start = len(raw[: error.start].decode("utf-8", "backslashreplace"))
+        return start, start + len("\\xNN")
+    except json.JSONDecodeError as error:
+        return (error.pos, error.pos + 1) if error.pos < len(text) else (len(text), len(text))
+    except (ValueError, RecursionError):
+        return None
+    return None
+
+
+def fault_path(value: Any, error: NevaPrepError) -> Path | None:
+    """The value of a parsed record that a fault is about, where the fault tells."""
+    if not isinstance(value, dict):
+        return None
+    reason, message = error.reason, str(error)
+    if reason in _PLACES:
+        return _PLACES[reason]
+    if reason in ("placeholder_missing", "placeholder_mismatch"):
+        return ("conversations",)
+    if turn := _TURN.match(message):
+        # Of two that do not follow each other, it is the second that is out of place.
+        path = ("conversations", int(turn[2] or turn[1]))
+        return (*path, _FIELD_OF[reason]) if _has(value, path, _FIELD_OF.get(reason)) else path
+    if isinstance(error, ImageError) or reason in ("bad_image_field", "bad_path"):
+        return _image_path(value, message)
+    return None
+
+
+def _has(value: Any, path: tuple[str, int], field: str | None) -> bool:
+    turn = value[path[0]][path[1]]
+    return field is not None and isinstance(turn, dict) and field in turn
+
+
+def _image_path(value: dict[str, Any], message: str) -> Path | None:
+    for field in ("image", "images"):
+        found = value.get(field)
+        if isinstance(found, str):
+            return (field,)
+        for number, path in enumerate(found if isinstance(found, list) else ()):
+            if isinstance(path, str) and message.startswith(f"image {path[:200]!r}"[:-1]):
+                return (field, number)
+            if isinstance(path, str) and message.startswith(f"image path {path[:200]!r}"[:-1]):
+                return (field, number)
+        if found is not None:
+            return (field,)
+    return None

@@ -1,0 +1,197 @@
+"""A source before it is converted: records by their number, however large the file."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
+from ...loaders.format import sample_key
+from ..folder import ImageFolder
+from ..readers.record import Record, load_json
+from ..source import Source, open_source
+from .record import check_record, view_record, way_out
+from .sample import turns_of, view_image
+from .view import Place, RecordView, SampleView
+
+_CONVERSATIONS = ("conversations", "messages", "conversation")
+_STEP = 4 << 20
+
+
+class Records:
+    """Bytes of the records of a file, found as far as they are asked for; 12 bytes each."""
+
+    def __init__(self, path: Path) -> None:
+        self.source: Source = open_source(path)
+        self._spans = self.source.spans()
+        self._offsets = array("Q")
+        self._lengths = array("I")
+        self._lock = threading.Lock()
+        self._lines = [(0, 1)]
+
+    def __len__(self) -> int:
+        self._read_to(None)
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> bytes:
+        offset, length = self.span(index)
+        return self.source.data[offset : offset + length]
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Byte and length of a record.
+
+        Raises:
+            ConfigError: there is no such record.
+            RecordError: the file is broken before it.
+        """
+        if index >= 0:
+            self._read_to(index)
+        if not 0 <= index < len(self._offsets):
+            raise ConfigError(
+                f"{self.source.path}: has no record {index}; it has {len(self._offsets)}, 0 to "
+                f"{len(self._offsets) - 1}"
+            )
+        return self._offsets[index], self._lengths[index]
+
+    def line(self, index: int) -> int:
+        """Line of the file, from 1, on which a record begins."""
+        offset = self.span(index)[0]
+        with self._lock:
+            at = bisect_right(self._lines, (offset, 1 << 62)) - 1
+            start, line = self._lines[at]
+            for place in range(start, offset, _STEP):
+                line += self.source.data[place : min(place + _STEP, offset)].count(b"\n")
+            if offset - start > _STEP:
+                self._lines.insert(at + 1, (offset, line))
+            return line
+
+    def _read_to(self, index: int | None) -> None:
+        with self._lock:
+            while index is None or len(self._offsets) <= index:
+                span = next(self._spans, None)
+                if span is None:
+                    return
+                self._offsets.append(span.offset)
+                self._lengths.append(span.length)
+
+
+class LookedSource:
+    """The records of a JSON or JSONL file, checked as a conversion would check them."""
+
+    kind = "source"
+    split: str | None = None
+
+    def __init__(self, path: Path, *, images: Path | None = None) -> None:
+        """Map the file; see `open_looked`."""
+        self.path = path
+        self.images = images
+        self._folder = None if images is None else ImageFolder(str(images))
+        self._records = Records(path)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """A source has none."""
+        return {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, index: int) -> RecordView:
+        """A record and what a conversion would reject it for."""
+        raw = self._records[index]
+        place = self._place(index, line=self._records.line(index))
+        error: NevaPrepError | None = None
+        try:
+            check_record(raw, self._folder)
+        except (RecordError, ImageError) as found:
+            error = found
+        fix = way_out(error) if error else ""
+        return view_record(raw, place, key=sample_key(index), error=error, fix=fix)
+
+    def sample(self, index: int) -> SampleView:
+        """The conversation and its images, as a conversion would keep them."""
+        record, images = self._checked(index)
+        found: list[Any] = list(images) or [None] * len(record.images)
+        value = load_json(self._records[index])
+        return SampleView(
+            place=self._place(index),
+            id=str(index if record.id is None else record.id),
+            key=sample_key(index),
+            turns=turns_of(value["conversations"]),
+            images=tuple(
+                view_image(data, name=path, source=path)
+                for path, data in zip(record.images, found, strict=True)
+            ),
+            fields={k: v for k, v in value.items() if k not in _SHOWN_OF_SOURCE},
+        )
+
+    def messages(self, index: int) -> list[dict[str, Any]]:
+        """The messages of a record, under any of the usual names, checked or not."""
+        where = f"{self.path.name}: record {index}"
+        try:
+            value = load_json(self._records[index])
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"{where}: is no JSON ({error}); repair the record") from error
+        for name in _CONVERSATIONS:
+            if isinstance(value, dict) and isinstance(value.get(name), list):
+                return list(value[name])
+        raise RecordError(f"{where}: the record has no 'conversations' or 'messages' list")
+
+    def encodable(self, index: int) -> Any:
+        """The sample that a conversion would make; images are empty where no folder is known."""
+        from ...loaders.sample import ConversationSample, FailedSample
+
+        keys = {"__key__": sample_key(index), "__restore_key__": (), "__subflavors__": {}}
+        try:
+            record, images = self._checked(index)
+        except NevaPrepError as error:
+            return FailedSample(**keys, error=error)
+        value = load_json(self._records[index])
+        return ConversationSample(
+            **keys,
+            id=str(index if record.id is None else record.id),
+            messages=value["conversations"],
+            images=images or [b""] * len(record.images),
+            record=value,
+        )
+
+    def find(self, *, key: str | None = None, id: str | None = None) -> int:
+        """Number of a record; its key is that number."""
+        if key is not None:
+            if not key.isdecimal():
+                raise ConfigError(f"{self.path}: has no record with key {key!r}; keys are numbers")
+            self._records.span(int(key))
+            return int(key)
+        for index in range(len(self)):
+            try:
+                value = load_json(self._records[index])
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict) and str(value.get("id")) == id:
+                return index
+        raise ConfigError(f"{self.path}: has no record with id {id!r}; look at the source's ids")
+
+    def quarantined(self) -> Iterator[RecordView]:
+        """Records that a conversion would reject, in their order; reads through the file."""
+        found = (self.record(index) for index in range(len(self)))
+        return (view for view in found if view.findings)
+
+    def _checked(self, index: int) -> tuple[Record, list[bytes]]:
+        try:
+            return check_record(self._records[index], self._folder)
+        except (RecordError, ImageError) as error:
+            where = f"{self.path.name}: record {index}"
+            raise type(error)(f"{where}: {error}; {way_out(error)}", reason=error.reason) from error
+
+    def _place(self, index: int, *, line: int | None = None) -> Place:
+        offset, length = self._records.span(index)
+        return Place(
+            dataset=self.path.name, index=index, line=line, offset=offset, num_bytes=length
+        )
+
+
+_SHOWN_OF_SOURCE = frozenset(("id", "conversations", "image", "images"))
