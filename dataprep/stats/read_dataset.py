@@ -1,0 +1,209 @@
+"""The records of a dataset: their JSON members, found through the index, and no image byte."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ...errors import RecordError, ShardError
+from ...loaders.format import IMAGE_PLACEHOLDER, INDEX_FILE, ImageEntry
+from ...loaders.members import JSON_MEMBER, USER_ROLES, read_record
+from ...loaders.shard import open_index
+from ..readers.record import Turn
+from .item import Item, LeftOut, Picture
+
+TASK_SAMPLES = 4096
+SHARD_BITS = 40
+"""A place is the shard's number << 40 | the offset in the shard; see lookup.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetTask:
+    """Some samples of a shard, one after another."""
+
+    shard: int
+    """Number of the shard in the index."""
+    name: str
+    start: int
+    stop: int
+    num_bytes: int
+    """Their share of the shard, for the progress bar."""
+
+
+class _Member(msgspec.Struct):
+    id: str | int | float
+    conversations: list[Turn]
+    images: list[ImageEntry]
+
+
+class _Part(NamedTuple):
+    name: str
+    offset: int
+    num_bytes: int
+
+
+_decode = msgspec.json.Decoder(_Member).decode
+
+
+def dataset_tasks(
+    dataset: Path, shard_samples: dict[str, int], chosen: Collection[str]
+) -> Iterator[DatasetTask]:
+    """Cut the chosen shards of a dataset into pieces of work, in the order of the index.
+
+    Raises:
+        ShardError: a shard is missing.
+    """
+    for number, (name, samples) in enumerate(shard_samples.items()):
+        if name not in chosen or not samples:
+            continue
+        try:
+            size = (dataset / name).stat().st_size
+        except OSError as error:
+            raise ShardError(
+                f"{dataset / name}: cannot be read ({error.strerror}); run neva-prep verify "
+                f"{dataset}"
+            ) from error
+        for start in range(0, samples, TASK_SAMPLES):
+            stop = min(start + TASK_SAMPLES, samples)
+            share = size * stop // samples - size * start // samples
+            yield DatasetTask(number, name, start, stop, share)
+
+
+class DatasetReader:
+    """Reads samples of a dataset; made in the process that uses it."""
+
+    def __init__(self, dataset: Path, excluded: frozenset[str]) -> None:
+        self._dataset = dataset
+        self._excluded = excluded
+        self._index: sqlite3.Connection | None = None
+
+    def read(self, task: DatasetTask) -> Iterator[Item | LeftOut]:
+        """The samples of a task; of each that cannot be read, why.
+
+        Raises:
+            ShardError: the index or the shard as a whole cannot be read.
+        """
+        path = self._dataset / task.name
+        keys, parts = self._rows(task)
+        try:
+            shard = path.open("rb")
+        except OSError as error:
+            raise ShardError(
+                f"{path}: cannot be read ({error.strerror}); run neva-prep verify {self._dataset}"
+            ) from error
+        with shard:
+            for number in range(task.start, task.stop):
+                key = keys.get(number, f"number {number}")
+                if f"{task.name}/{key}" in self._excluded:
+                    yield LeftOut("excluded", f"{task.name}: sample {key}: is excluded")
+                    continue
+                try:
+                    yield _read_sample(shard.fileno(), task.shard, key, parts.get(number, []))
+                except RecordError as error:
+                    yield LeftOut(error.reason or "damaged_member", f"{task.name}: {error}")
+
+    def _rows(self, task: DatasetTask) -> tuple[dict[int, str], dict[int, list[_Part]]]:
+        """What the index says of a task's samples: their keys, and their members."""
+        between = "WHERE tar_file_id=? AND sample_index>=? AND sample_index<?"
+        span = (task.shard, task.start, task.stop)
+        try:
+            if self._index is None:
+                self._index = open_index(self._dataset)
+            keys = self._index.execute(
+                f"SELECT sample_index, sample_key FROM samples {between}", span
+            ).fetchall()
+            rows = self._index.execute(
+                "SELECT sample_index, part_name, content_byte_offset, content_byte_size"
+                f" FROM sample_parts {between} ORDER BY sample_index, content_byte_offset",
+                span,
+            )
+            parts: dict[int, list[_Part]] = {}
+            for number, *part in rows:
+                parts.setdefault(number, []).append(_Part(*part))
+        except sqlite3.Error as error:
+            raise ShardError(
+                f"{self._dataset / INDEX_FILE}: cannot be read ({error}); run neva-prep verify "
+                f"{self._dataset}"
+            ) from error
+        return dict(keys), parts
+
+
+def _read_sample(shard: int, number: int, key: str, parts: list[_Part]) -> Item:
+    """One sample of an open shard.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    sizes = {part.name: part.num_bytes for part in parts}
+    member = next((part for part in parts if part.name == JSON_MEMBER), None)
+    if member is None:
+        raise RecordError(f"sample {key}: the index has no record of it", reason="not_in_index")
+    data = _read_range(shard, key, member)
+    del sizes[JSON_MEMBER]
+    turns, images = _read_member(key, data, sizes)
+    pictures = [
+        Picture(
+            image.source,
+            image.name.rpartition(".")[2],
+            image.width,
+            image.height,
+            sizes[image.name],
+        )
+        for image in images
+    ]
+    return Item(f"sample {key}", number << SHARD_BITS | member.offset, len(data), turns, pictures)
+
+
+def _read_member(
+    key: str, data: bytes, members: Collection[str]
+) -> tuple[list[Turn], Collection[ImageEntry]]:
+    """Turns and images of a JSON member that fits the other members of its sample."""
+    try:
+        found = _decode(data)
+        if _is_sound(found, members):
+            return found.conversations, found.images
+    except (ValueError, RecursionError):
+        pass
+    # The loaders' own check says what is wrong; it lets some records pass that the fast way does
+    # not know, such as those with half a surrogate pair in a field of no interest.
+    record = read_record(key, data, members)
+    turns = [Turn(role=turn["from"], value=turn["value"]) for turn in record.messages]
+    try:
+        "".join(turn.role + turn.value for turn in turns).encode()
+        "".join(image.source for image in record.images).encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(
+            f"sample {key}: a text holds half of a surrogate pair", reason="lone_surrogate"
+        ) from error
+    return turns, record.images
+
+
+def _is_sound(found: _Member, members: Collection[str]) -> bool:
+    if not found.conversations or {image.name for image in found.images} != set(members):
+        return False
+    asked = sum(
+        turn.value.count(IMAGE_PLACEHOLDER)
+        for turn in found.conversations
+        if turn.role in USER_ROLES
+    )
+    return asked == len(found.images) == len(members)
+
+
+def _read_range(shard: int, key: str, part: Any) -> bytes:
+    """Bytes of a shard; the range comes from an untrusted index."""
+    _, offset, size = part
+    end = os.fstat(shard).st_size
+    is_range = isinstance(offset, int) and isinstance(size, int) and offset >= 0 and size >= 0
+    if not is_range or offset + size > end:
+        raise RecordError(
+            f"sample {key}: the index points to bytes {offset} to {offset} + {size}, the shard has "
+            f"{end}",
+            reason="damaged_shard",
+        )
+    return os.pread(shard, size, offset)
