@@ -64,7 +64,7 @@ def _count_packs(
         # energon deals the same share to a worker as to a rank without workers in its place.
         place = DataParallel(rank=rank * readers + worker, size=size * readers)
         twin = encoder.for_stream(blend.samples)
-        twin.reader = _NoPixels(encoder.reader)
+        twin.preparer = replace(encoder.preparer, reader=_NoPixels(encoder.preparer.reader))
         loader = open_loader(
             build_val_dataset(blend, twin, here, place), start_method="fork", pin_memory=False
         )

@@ -9,11 +9,9 @@ sample out and notes why (skips.py).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from megatron.energon import (
     Cooker,
     SavableDataset,
@@ -24,27 +22,25 @@ from megatron.energon import (
 )
 from megatron.energon.wrappers import BatchDataset
 
-from ..errors import ConfigError, NevaPrepError, PackError
+from ..errors import ConfigError, NevaPrepError
 from ..templates.encode import SpecialText
 from ..templates.overflow import Overflow
 from ..templates.render import ConversationTemplate, ImagePlacement
 from .batch import Batch
+from .carried_packing import CarriedPackingDataset
 from .collate import collate_pack, collate_padded
 from .config import MultiModalSampleConfig
-from .encoded import EncodedSample, RowConfig, length
-from .encoders import ENCODERS, TextRules
+from .encoded import RowConfig
+from .encoders import TextRules
 from .pack import build_pack
 from .packer import Packer
 from .pixel_reader import make_pixel_reader
-from .prepared import EncodedText, PackedSample, PreparedSample, ReadySample
-from .quiet_packing import QuietPackingDataset
-from .read_image import ImageReader, count_tiles, read_images
+from .prepare import Preparer, SampleEncoder, image_size_of, media_type_of, pad_id_of
+from .prepared import PackedSample, PreparedSample, ReadySample
+from .read_image import ImageReader
 from .sample import FailedSample, cook_or_fail
 from .skips import Note, Tally
 from .transfer import Parcel, pack_up
-
-SampleEncoder = Callable[[Any, TextRules], EncodedText]
-"""Makes tokens of one type of sample; raises a NevaPrepError for a bad one."""
 
 
 class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
@@ -103,7 +99,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         """
         self.packed_sequence = packed_sequence
         self.packed_sequence_size = packed_sequence_size
-        self.reader: ImageReader = (
+        reader: ImageReader = (
             image_processor
             if isinstance(image_processor, ImageReader)
             else make_pixel_reader(image_processor)
@@ -116,7 +112,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         limits = [
             limit for limit in (seq_length, packed_sequence and packed_sequence_size) if limit
         ]
-        self.rules = TextRules(
+        rules = TextRules(
             tokenizer=tokenizer,
             config=config,
             # Shifted, a sample is one shorter; a pack may be filled to the last position.
@@ -127,22 +123,27 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             special_text=special_text,
             named_template=template,
         )
-        self.row_config = RowConfig(
-            pad_id=_pad_id(tokenizer),
+        rows = RowConfig(
+            pad_id=pad_id_of(tokenizer),
             image_token_id=config.image_token.token_id,
             ignore_index=config.ignore_place_holder,
             num_image_embeddings_per_tile=num_image_embeddings_per_tile,
             alignment=pack_alignment,
-            image_size=_image_size(self.reader),
+            image_size=image_size_of(reader),
         )
-        self.packer = (
+        packer = (
             Packer(pack_length=packed_sequence_size, max_tiles=max_tiles_per_pack)
             if packed_sequence
             else None
         )
+        self.preparer = Preparer(rules=rules, rows=rows, reader=reader, packer=packer)
         self.pad_packs = pad_packs
-        self.encoders: dict[str, SampleEncoder] = dict(ENCODERS)
         self._tally = Tally()
+
+    @property
+    def rules(self) -> TextRules:
+        """How texts become tokens."""
+        return self.preparer.rules
 
     def register_encoder(self, sample_type: str | type, encoder: SampleEncoder) -> None:
         """Use an encoder for a type of sample, also in place of one that is there.
@@ -153,7 +154,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
                 a function of its arguments alone, or no stream can be resumed exactly.
         """
         name = sample_type if isinstance(sample_type, str) else sample_type.__name__
-        self.encoders[name] = encoder
+        self.preparer.encoders[name] = encoder
 
     def for_stream(self, epoch_samples: int) -> MultiModalTaskEncoder:
         """A copy with notes of its own, for one stream.
@@ -167,24 +168,13 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
 
     def describe(self) -> dict[str, Any]:
         """The settings that decide what a sample becomes, as plain data; for resume.py."""
+        packer = self.preparer.packer
         return {
             "packed_sequence": self.packed_sequence,
             "packed_sequence_size": self.packed_sequence_size if self.packed_sequence else None,
-            "max_tiles_per_pack": self.packer.max_tiles if self.packer else None,
+            "max_tiles_per_pack": packer.max_tiles if packer else None,
             "pad_packs": self.pad_packs,
-            "rows": repr(self.row_config),
-            "images": repr(self.reader.config) if self.reader.config else self.reader.describe(),
-            "max_length": self.rules.max_length,
-            "overflow": self.rules.overflow,
-            "image_placement": self.rules.image_placement,
-            "special_text": self.rules.special_text,
-            "sample_config": repr(self.rules.config),
-            "template": repr(self.rules.named_template),
-            "encoders": sorted(
-                f"{name}: {getattr(function, '__module__', '')}."
-                f"{getattr(function, '__qualname__', type(function).__qualname__)}"
-                for name, function in self.encoders.items()
-            ),
+            **self.preparer.describe(),
         }
 
     @stateless  # type: ignore[untyped-decorator]
@@ -193,28 +183,17 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         with _Skipping(self._tally, "tokens"):
             if isinstance(sample, FailedSample):
                 raise sample.error
-            return self._prepare(sample)
+            return self.preparer.tokens(sample)
 
     def select_samples_to_pack(self, samples: list[PreparedSample]) -> list[list[PreparedSample]]:
         """Packs of a full buffer; every sample is in one of them."""
-        assert self.packer is not None, "energon packs only where packed_sequence is set"
-        packs, rest = self.packer.select(
-            samples,
-            [sample.length for sample in samples],
-            tiles=[int(sample.encoded.num_tiles.sum()) for sample in samples],
-        )
-        assert not rest, "energon would lose what is not packed"
-        return packs
+        return self._select(samples, 0)[0]
 
     @stateless  # type: ignore[untyped-decorator]
     def postencode_sample(self, sample: PreparedSample) -> ReadySample:
         """The sample with the pixels of its images."""
         with _Skipping(self._tally, "pixels"):
-            encoded = _with_pixels(sample, self.reader)
-            ready: ReadySample = ReadySample.derive_from(
-                sample, encoded=encoded, events=sample.events
-            )
-            return ready
+            return self.preparer.pixels(sample)
 
     @stateless  # type: ignore[untyped-decorator]
     def pack_selected_samples(self, samples: list[ReadySample]) -> PackedSample:
@@ -222,7 +201,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         if not samples:  # The images of all its samples were bad.
             raise SkipSample
         pad_to = self.packed_sequence_size if self.pad_packs else None
-        pack = build_pack([sample.encoded for sample in samples], self.row_config, pad_to=pad_to)
+        pack = build_pack([sample.encoded for sample in samples], self.preparer.rows, pad_to=pad_to)
         packed: PackedSample = PackedSample.derive_from(
             samples[0], pack=pack, events=[sample.events for sample in samples]
         )
@@ -233,7 +212,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         """A batch, packed up to travel, with the note of what was skipped since the last one."""
         batch = self._collate(samples)
         if not len(batch["media"]):
-            batch["media"] = batch["media"].to(_media_type(self.reader))
+            batch["media"] = batch["media"].to(media_type_of(self.preparer.reader))
         for sample in samples:
             for events in sample.events if isinstance(sample, PackedSample) else [sample.events]:
                 self._tally.deliver(events)
@@ -248,12 +227,12 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         packing_buffer_size: int | None = None,
         worker_config: WorkerConfig,
     ) -> SavableDataset:
-        """Energon's chain from samples to batches; with its packing made quiet."""
+        """Energon's chain from samples to batches; with left-overs of packing carried on."""
         if packing_buffer_size is not None:
-            dataset = QuietPackingDataset(
+            dataset = CarriedPackingDataset(
                 dataset,
+                select=self._select,
                 buffer_size=packing_buffer_size,
-                pre_packer=self.select_samples_to_pack,
                 final_packer=self.pack_selected_samples,
                 final_packer_stateless=True,
                 sample_encoder=self.postencode_sample,
@@ -278,47 +257,21 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             worker_config=worker_config,
         )
 
-    def _prepare(self, sample: Any) -> PreparedSample:
-        found = self._encoder_of(sample)(sample, self.rules)
-        tiles = count_tiles(sample.__key__, found.images, self.reader)
-        encoded = EncodedSample(
-            key=sample.__key__,
-            tokens=found.text.tokens,
-            labels=found.text.labels,
-            num_tiles=np.array(tiles, dtype=np.int64),
-            origin=_origin(sample),
-        )
-        size = length(encoded, self.row_config)
-        if self.packer is not None:
-            self.packer.check(encoded.key, size, sum(tiles))
-        elif self.rules.max_length is not None and size >= self.rules.max_length:
-            raise PackError(
-                f"sample {encoded.key}: takes {size} positions with the {sum(tiles)} tiles of its "
-                f"images, the limit is {self.rules.max_length - 1}; raise seq_length",
-                reason="too_long",
-            )
-        prepared: PreparedSample = PreparedSample.derive_from(
-            sample,
-            encoded=encoded,
-            images=found.images,
-            length=size,
-            events=dict(found.text.events),
-        )
-        return prepared
-
-    def _encoder_of(self, sample: Any) -> SampleEncoder:
-        for kind in type(sample).__mro__:
-            if kind.__name__ in self.encoders:
-                return self.encoders[kind.__name__]
-        raise ConfigError(
-            f"{type(sample).__name__}: no encoder is known for this type of sample; known are "
-            f"{', '.join(sorted(self.encoders))}; add one with register_encoder"
+    def _select(
+        self, samples: list[PreparedSample], keep: int
+    ) -> tuple[list[list[PreparedSample]], list[PreparedSample]]:
+        assert self.preparer.packer is not None, "energon packs only where packed_sequence is set"
+        return self.preparer.packer.select(
+            samples,
+            [sample.length for sample in samples],
+            tiles=[int(sample.encoded.num_tiles.sum()) for sample in samples],
+            keep=keep,
         )
 
     def _collate(self, samples: Sequence[Any]) -> Batch:
         if self.packed_sequence:
-            return collate_pack(samples[0].pack, self.row_config)
-        return collate_padded([sample.encoded for sample in samples], self.row_config)
+            return collate_pack(samples[0].pack, self.preparer.rows)
+        return collate_padded([sample.encoded for sample in samples], self.preparer.rows)
 
 
 class _Skipping:
@@ -337,40 +290,3 @@ class _Skipping:
         elif isinstance(error, NevaPrepError) and not isinstance(error, ConfigError):
             self._tally.skip(error, self._stage)
             raise SkipSample from error
-
-
-def _with_pixels(sample: PreparedSample, reader: ImageReader) -> EncodedSample:
-    encoded = sample.encoded
-    pixels = read_images(encoded.key, sample.images, reader)
-    return EncodedSample(
-        key=encoded.key,
-        tokens=encoded.tokens,
-        labels=encoded.labels,
-        num_tiles=encoded.num_tiles,
-        pixels=pixels,
-        origin=encoded.origin,
-    )
-
-
-def _origin(sample: Any) -> str:
-    """Name of the dataset that a sample was read from."""
-    sources = sample.__sources__
-    return str(sources[0].dataset_path) if sources else ""
-
-
-def _pad_id(tokenizer: Any) -> int:
-    for name in ("pad_token_id", "unk_token_id", "eos_token_id"):
-        number = getattr(tokenizer, name, None)
-        if number is not None:
-            return int(number)
-    return 0
-
-
-def _image_size(reader: ImageReader) -> tuple[int, int]:
-    return (reader.config.size, reader.config.size) if reader.config else (336, 336)
-
-
-def _media_type(reader: ImageReader) -> torch.dtype:
-    output = reader.config.output if reader.config else reader.output
-    kinds: Mapping[str, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
-    return kinds.get(output, torch.bfloat16)

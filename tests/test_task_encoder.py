@@ -335,7 +335,7 @@ def test_a_padded_batch_by_hand(tmp_path: Path) -> None:
 
 
 def test_pictures_and_tensors_are_images_too(tmp_path: Path) -> None:
-    reader = encoder().reader
+    reader = encoder().preparer.reader
     from neva_prep.loaders.read_image import read_images
 
     picture_ = Image.new("RGB", (40, 30), (10, 20, 30))
