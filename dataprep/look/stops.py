@@ -1,0 +1,135 @@
+"""What became of one record at every stop, and why it went no further."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ...errors import NevaPrepError
+from .view import BatchView, RecordView, SampleView, TokensView
+
+if TYPE_CHECKING:
+    from ...loaders.pixel_reader import PixelReader
+    from ...loaders.task_encoder import MultiModalTaskEncoder
+    from .open import Looked
+    from .settings import LookSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stops:
+    """A record and what became of it."""
+
+    index: int
+    record: RecordView
+    sample: SampleView | None = None
+    tokens: TokensView | None = None
+    """None without a tokenizer."""
+    error: str | None = None
+    """Why there is no sample."""
+
+    @property
+    def name(self) -> str:
+        """Id of the record, or its key where it has none."""
+        return self.record.id or self.record.key
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether training would never see it."""
+        failed = self.tokens is not None and self.tokens.error is not None
+        return bool(self.record.findings) or self.error is not None or failed
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of the conversation's turns."""
+        return () if self.sample is None else tuple(turn.role for turn in self.sample.turns)
+
+
+class Flow:
+    """Takes records from stop to stop, as far as the settings reach; any thread may ask."""
+
+    def __init__(self, looked: Looked, settings: LookSettings | None = None) -> None:
+        """Take what is looked at; nothing heavy is imported until it is needed.
+
+        Args:
+            looked: records by their number.
+            settings: what training would be given; None shows images as the source has them, and
+                no tokens.
+        """
+        self.looked = looked
+        self.settings = settings
+        self._lock = threading.RLock()
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether tokens, packs and batches can be shown."""
+        return self.settings is not None and self.settings.has_tokens
+
+    def sample(self, index: int) -> SampleView:
+        """The sample; where there are settings, its images also as the model gets them.
+
+        Raises:
+            NevaPrepError: the record is no valid sample.
+        """
+        sample = self.looked.sample(index)
+        if self.settings is None:
+            return sample
+        from .pictures import with_tiles
+
+        return with_tiles(sample, self._reader)
+
+    def tokens(self, index: int) -> TokensView | None:
+        """The tokens; None without a tokenizer."""
+        if not self.has_tokens:
+            return None
+        from .tokens import view_tokens
+
+        return view_tokens(self.looked, index, self.encoder)
+
+    def stops(self, index: int) -> Stops:
+        """Everything there is of one record; its faults are part of what is shown."""
+        record = self.looked.record(index)
+        sample, error = None, None
+        try:
+            sample = self.sample(index)
+        except NevaPrepError as fault:
+            error = str(fault)
+        return Stops(
+            index=index, record=record, sample=sample, tokens=self.tokens(index), error=error
+        )
+
+    def batches(self, steps: range) -> Iterator[BatchView]:
+        """Batches as the data module yields them, by their numbers in its stream.
+
+        Raises:
+            ConfigError: there is no tokenizer.
+        """
+        from .batch import view_batches
+        from .settings import LookSettings, build_module
+
+        module = build_module(self.looked, self.settings or LookSettings())
+        try:
+            yield from view_batches(module, self.looked, steps=steps)
+        finally:
+            module.close()
+
+    @cached_property
+    def encoder(self) -> MultiModalTaskEncoder:
+        """The task encoder of the settings.
+
+        Raises:
+            ConfigError: there is no tokenizer.
+        """
+        from .settings import LookSettings, build_encoder
+
+        with self._lock:
+            return build_encoder(self.settings or LookSettings())
+
+    @cached_property
+    def _reader(self) -> PixelReader:
+        from .settings import LookSettings, build_reader
+
+        with self._lock:
+            return build_reader(self.settings or LookSettings())
