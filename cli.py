@@ -13,6 +13,7 @@ from .errors import NevaPrepError
 # command -> (where it lives, one line for --help). Kept here so that --help imports nothing else.
 COMMANDS = {
     "convert": ("dataprep.convert_command:convert", "Turn a source and its images into shards."),
+    "doctor": ("dataprep.doctor.command:doctor", "Say what is wrong with a source, and fix it."),
     "verify": ("dataprep.look_commands:verify", "Re-read a dataset and check everything in it."),
     "inspect": ("dataprep.look_commands:inspect", "Show a sample of a dataset in the terminal."),
     "explain": ("dataprep.explain:explain", "Show which tokens are trained, and why."),
@@ -20,6 +21,7 @@ COMMANDS = {
     "golden": ("templates.commands:golden", "Freeze tokens and labels, and check them later."),
     "parity": ("templates.commands:parity", "Compare our prompt with what serving will use."),
     "plan": ("dataprep.stream_commands:plan", "Divide a dataset among GPUs and workers."),
+    "stats": ("dataprep.stats.command:stats", "Count what a dataset holds, and how it packs."),
     "trace": ("dataprep.stream_commands:trace", "Turn keys of a batch back into source records."),
     "demo": ("dataprep.look_commands:demo", "The main job end to end on pictures that it draws."),
 }
