@@ -1,0 +1,225 @@
+"""The safe, mechanical edits: each takes a fault away without touching what a conversation says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...errors import NevaPrepError
+from ...loaders.format import IMAGE_PLACEHOLDER, sample_key
+from ..folder import ImageFolder
+from ..readers.record import load_json
+from .fault import image_paths, is_found
+from .find_images import Found, ImageFinder, spelled_plainly
+from .splice import Edit, Field, Value, fields, items
+
+EDITS = {
+    "role_renamed": "roles get the names that convert reads: human, gpt, system",
+    "field_renamed": "fields get the names that convert reads: conversations, from, value, image",
+    "placeholder_added": "'<image>' is put before the first human turn, once for each image",
+    "placeholder_renamed": "another mark for an image becomes '<image>', where the counts agree",
+    "placeholder_removed": "the last '<image>' marks without an image go (--remove-surplus)",
+    "image_path_corrected": "the path becomes that of the one file that it can mean",
+    "empty_image_removed": "an image path without a character becomes null: text only",
+    "id_added": "a record without id gets its index as id, as convert does",
+    "comma_removed": "a comma behind a line of JSONL goes",
+    "byte_order_mark_removed": "a byte order mark goes",
+}
+"""Kind of edit -> what it does."""
+
+ROLES = {
+    **dict.fromkeys(("human", "user", "prompter", "questioner"), "human"),
+    **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt", "ai", "answerer"), "gpt"),
+    "system": "system",
+}
+"""Role in lower case -> the name that convert reads."""
+CONVERSATIONS = ("messages", "conversation")
+_IMAGES = ("image_path", "image_paths", "img", "img_path", "image_file", "image_files", "file_name")
+_FROM, _VALUE = ("role", "speaker"), ("content", "text")
+# What convert would silently leave out of the conversation.
+_UNREAD = ("system", "video", "videos", "audio", "audios", "tools")
+OTHER_MARKS = re.compile(
+    r"<ImageHere>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_\d+\|>|<\|image\|>"
+    r"|<image_?\d+>|<img>|<IMG>|\[IMG\]|<Image>|<IMAGE>|<image_placeholder>|<IMG_CONTEXT>"
+)
+"""Marks for an image that other formats write."""
+_MARK = re.compile(re.escape(IMAGE_PLACEHOLDER) + r"(?:\\n)?")
+
+
+def every_image_path(record: dict[str, Any]) -> Iterator[str]:
+    """Image paths of a record, also under names that convert does not read."""
+    for name in ("image", "images", *_IMAGES):
+        yield from image_paths({"image": record.get(name)})
+
+
+def rename_roles(text: str, record: dict[str, Any]) -> Iterator[Edit]:
+    """Every role, where all of them are known by another name."""
+    for number, turn in enumerate(_turns(text)):
+        role = json.loads(turn["from"].value.of(text))
+        name = ROLES.get(str(role).strip().lower())
+        if name is not None and name != role:
+            where = f"conversations[{number}].from"
+            yield Edit("role_renamed", where, *turn["from"].value, _quoted(name))
+
+
+def rename_conversations(text: str, record: dict[str, Any]) -> Iterator[Edit]:
+    """The list of turns, where it goes by another name and nothing beside it would be lost."""
+    names = [name for name in CONVERSATIONS if isinstance(record.get(name), list)]
+    if len(names) == 1 and not any(record.get(name) for name in _UNREAD):
+        yield _renamed(names[0], fields(text)[names[0]], "conversations")
+
+
+def rename_turn_fields(text: str, record: dict[str, Any]) -> Iterator[Edit]:
+    """`from` and `value` of every turn."""
+    for number, turn in enumerate(_turns(text)):
+        for wanted, others in (("from", _FROM), ("value", _VALUE)):
+            names = [name for name in others if name in turn]
+            if wanted not in turn and len(names) == 1:
+                where = f"conversations[{number}].{names[0]}"
+                yield _renamed(where, turn[names[0]], wanted)
+
+
+def add_placeholders(text: str, record: dict[str, Any]) -> Iterator[Edit]:
+    """Marks for the images of a record that has none, or only marks of another kind."""
+    paths = image_paths(record)
+    at = fields(text)
+    if paths and not any(path.strip() for path in paths):
+        name = "image" if "image" in at else "images"
+        yield Edit("empty_image_removed", name, *at[name].value, "null")
+        return
+    renamed = list(_other_marks(text))
+    if renamed:
+        yield from renamed if len(renamed) == len(paths) else ()
+        return
+    number, value = next(_questions(text))
+    new = f"{IMAGE_PLACEHOLDER}\\n" * len(paths)
+    where = f"conversations[{number}].value"
+    yield Edit("placeholder_added", where, value.start + 1, value.start + 1, new)
+
+
+def rename_images(text: str, record: dict[str, Any]) -> Iterator[Edit]:
+    """The images of a record whose marks have none, where they go by another name."""
+    names = [name for name in _IMAGES if _are_paths(record.get(name))]
+    if not image_paths(record) and len(names) == 1:
+        yield _renamed(names[0], fields(text)[names[0]], "image")
+
+
+def remove_placeholders(text: str, record: dict[str, Any]) -> Iterator[Edit]:
+    """The last marks, where there are more than images."""
+    marks = [
+        (number, match)
+        for number, value in _questions(text)
+        for match in _MARK.finditer(text, *value)
+    ]
+    for number, match in marks[len(image_paths(record)) :]:
+        yield Edit("placeholder_removed", f"conversations[{number}].value", *match.span(), "")
+
+
+def correct_paths(
+    text: str, record: dict[str, Any], folder: ImageFolder, finder: ImageFinder
+) -> Iterator[Edit]:
+    """Paths that lead to no file, where one file can be meant."""
+    at = fields(text)
+    name = "image" if record.get("image") is not None else "images"
+    value = at[name].value
+    is_list = text[value.start] == "["
+    for number, place in enumerate(items(text, value.start) if is_list else [value]):
+        path = json.loads(place.of(text))
+        if is_found(path, folder):
+            continue
+        where = f"{name}[{number}]" if is_list else name
+        plain = spelled_plainly(path)
+        if plain and is_found(plain, folder):
+            yield Edit("image_path_corrected", where, *place, _quoted(plain))
+        elif isinstance(found := finder.find(path), Found):
+            yield Edit("image_path_corrected", where, *place, _quoted(found.path))
+
+
+def clean_line(text: str) -> Iterator[Edit]:
+    """What stands around a record on its line, and is not JSON."""
+    if text.startswith("\ufeff"):
+        yield Edit("byte_order_mark_removed", "before the record", 0, 1, "")
+    if text.endswith(","):
+        stop = len(text.rstrip(", \t"))
+        yield Edit("comma_removed", "behind the record", stop, len(text), "")
+
+
+def add_id(raw: bytes, index: int) -> Edit:
+    """The id that convert would give a sound record that has none."""
+    text = raw.decode()
+    at = fields(text).get("id")
+    key = _quoted(sample_key(index))
+    if at is not None:
+        return Edit("id_added", "id", *at.value, key)
+    start = text.index("{") + 1
+    gap = text[start : len(text) - len(text[start:].lstrip(" \t\r\n"))]
+    return Edit("id_added", "id", start, start, f'{gap}"id": {key},{"" if gap else " "}')
+
+
+def edits_for(
+    fault: NevaPrepError,
+    raw: bytes,
+    folder: ImageFolder,
+    finder: ImageFinder,
+    *,
+    remove_surplus: bool,
+) -> list[Edit]:
+    """The edits that may take a fault away; none where that takes a mind.
+
+    Raises:
+        ValueError, RecursionError, LookupError, TypeError: the record has no usual shape.
+    """
+    text = raw.decode()
+    if fault.reason == "invalid_json":
+        return list(clean_line(text))
+    record = load_json(raw)
+    if fault.reason == "placeholder_mismatch":
+        found = list(rename_images(text, record))
+        return found or (list(remove_placeholders(text, record)) if remove_surplus else [])
+    if fault.reason in ("missing_image", "absolute_path", "path_traversal"):
+        return list(correct_paths(text, record, folder, finder))
+    step = _STEPS.get(fault.reason)
+    return list(step(text, record)) if step else []
+
+
+_STEPS: dict[str, Callable[[str, dict[str, Any]], Iterator[Edit]]] = {
+    "missing_conversations": rename_conversations,
+    "missing_role": rename_turn_fields,
+    "missing_value": rename_turn_fields,
+    "unknown_role": rename_roles,
+    "placeholder_missing": add_placeholders,
+}
+
+
+def _other_marks(text: str) -> Iterator[Edit]:
+    for number, value in _questions(text):
+        for match in OTHER_MARKS.finditer(text, *value):
+            where = f"conversations[{number}].value"
+            yield Edit("placeholder_renamed", where, *match.span(), IMAGE_PLACEHOLDER)
+
+
+def _questions(text: str) -> Iterator[tuple[int, Value]]:
+    """Texts of the human turns."""
+    for number, turn in enumerate(_turns(text)):
+        if json.loads(turn["from"].value.of(text)) == "human":
+            yield number, turn["value"].value
+
+
+def _turns(text: str) -> list[dict[str, Field]]:
+    at = fields(text)["conversations"].value.start
+    return [fields(text, turn.start) for turn in items(text, at)]
+
+
+def _renamed(where: str, field: Field, name: str) -> Edit:
+    return Edit("field_renamed", where, *field.name, _quoted(name))
+
+
+def _are_paths(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(isinstance(path, str) and path.strip() for path in values)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
