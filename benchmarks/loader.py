@@ -10,7 +10,9 @@ one process without workers, in turns; CPU seconds of this process are counted, 
 - energon: its default decoder and no encoding at all; it resizes nothing and has no tokens.
 
 Then: which share of a step a training that takes 20 samples a second waits for `fast`, with one
-worker process.
+worker process: at batches of 4, and of 16, which is LLaVA-1.5's for one GPU. Handing a batch over
+takes about the same time whatever its size. That is without a GPU: with one, a thread of
+DataLoader's takes batches over meanwhile.
 
 Run: python benchmarks/loader.py [--samples 300] [--rounds 3]
 """
@@ -46,6 +48,7 @@ from neva_prep.templates import get_template
 
 BATCH = 4
 SAMPLES_PER_SECOND = 20
+WAITING_BATCHES = (4, 16)
 
 
 def make_tokenizer() -> Any:
@@ -75,14 +78,16 @@ def image_processor() -> Any:
     return CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
 
 
-def ours(dataset: Path, tokenizer: Any, images: Any, workers: int = 0) -> Any:
+def ours(
+    dataset: Path, tokenizer: Any, images: Any, *, workers: int = 0, batch: int = BATCH
+) -> Any:
     """Our data module; close it after use."""
     encoder = MultiModalTaskEncoder(tokenizer, images, template=get_template("v1"))
     return EnergonMultiModalDataModule(
         dataset,
         task_encoder=encoder,
-        micro_batch_size=BATCH,
-        global_batch_size=BATCH,
+        micro_batch_size=batch,
+        global_batch_size=batch,
         num_workers=workers,
         share_shards=True,
     )
@@ -214,10 +219,11 @@ def samples_per_cpu_second(make: Callable[[], Iterator[int]], samples: int) -> f
     return count / (time.process_time() - start)
 
 
-def waiting_share(dataset: Path, tokenizer: Any, images: Any, steps: int) -> float:
+def waiting_share(dataset: Path, tokenizer: Any, images: Any, batch: int, seconds: float) -> float:
     """Share of a step that is waited for data, where computing it takes a batch's time."""
-    compute = BATCH / SAMPLES_PER_SECOND
-    with ours(dataset, tokenizer, images, workers=1) as data:
+    compute = batch / SAMPLES_PER_SECOND
+    steps = round(seconds / compute)
+    with ours(dataset, tokenizer, images, workers=1, batch=batch) as data:
         stream = data.train_dataloader()
         next(stream)
         waited = 0.0
@@ -258,7 +264,10 @@ def run(samples: int, rounds: int) -> dict[str, Any]:
             for name, make in loaders.items():
                 speeds[name].append(samples_per_cpu_second(make, samples))
                 print(f"round {number}: {name} {speeds[name][-1]:.0f} samples/CPU-s", flush=True)
-        waiting = waiting_share(dataset, tokenizer, fast, steps=50)
+        waiting = {
+            batch: waiting_share(dataset, tokenizer, fast, batch, seconds=20)
+            for batch in WAITING_BATCHES
+        }
     medians = {name: statistics.median(found) for name, found in speeds.items()}
     base = medians["transformers"]
     return {
@@ -282,7 +291,10 @@ def main() -> None:
     print("\nloader         samples/CPU-s   x transformers")
     for name, speed in result["samples_per_cpu_second"].items():
         print(f"{name:12} {speed:15.0f} {result['ratio_to_transformers'][name]:16.2f}")
-    print(f"\nwaiting for data at {SAMPLES_PER_SECOND} samples/s: {result['waiting_share']:.2%}")
+    for batch, share in result["waiting_share"].items():
+        print(
+            f"waiting for data at {SAMPLES_PER_SECOND} samples/s, batches of {batch}: {share:.2%}"
+        )
     print(write_result("loader", result))
 
 
