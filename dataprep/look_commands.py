@@ -1,4 +1,4 @@
-"""The commands that look at a dataset: inspect, verify, and the demo that uses all."""
+"""The commands that check a dataset: verify, and the demo of the main job."""
 
 from __future__ import annotations
 
@@ -7,35 +7,6 @@ import os
 from pathlib import Path
 
 import click
-
-
-@click.command(
-    epilog="""\b
-Examples:
-  neva-prep inspect shards/
-  neva-prep inspect shards/ --index 1000
-  neva-prep inspect shards/ --id 000000033471 --json
-"""
-)
-@click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--index", type=int, help="Position in the dataset, from 0.  [default: 0]")
-@click.option("--key", help="Key in the shard; leading zeros may be left out.")
-@click.option("--id", "identity", help="Id of the record; found by reading through the records.")
-@click.option("--json", "as_json", is_flag=True, help="Print the sample as JSON, without pixels.")
-def inspect(
-    dataset: Path, index: int | None, key: str | None, identity: str | None, as_json: bool
-) -> None:
-    """Show a sample of DATASET: its pictures, its conversation, its sizes, its place."""
-    from rich.console import Console
-
-    from ..loaders.shard import find_sample
-    from .preview import describe_sample, show_sample
-
-    sample = find_sample(dataset, index=index, key=key, id=identity)
-    if as_json:
-        click.echo(json.dumps(describe_sample(sample), indent=2))
-    else:
-        show_sample(sample, Console(highlight=False))
 
 
 @click.command(

@@ -10,11 +10,11 @@ from rich.rule import Rule
 from rich.text import Text
 
 from ..errors import NevaPrepError
-from ..loaders.shard import find_sample
 from .convert import convert
 from .demo import DemoSource, draw_demo
+from .look.open import open_looked
+from .look.terminal import show_sample
 from .options import ConvertOptions
-from .preview import show_sample
 from .report import ConvertReport
 from .show_report import show_report, show_verified
 from .verify import verify
@@ -46,8 +46,9 @@ def run_demo(folder: Path, console: Console, *, pictures: int, seed: int, overwr
     show_verified(checked, console)
     _expect(checked.is_whole, "the dataset is not whole", source)
     _headline(console, "Look at two samples", f"neva-prep inspect {shards} --index 0")
+    looked = open_looked(shards)
     for index in (0, report.samples - 1):
-        show_sample(find_sample(shards, index=index), console)
+        show_sample(looked.sample(index), console)
         console.print()
     _headline(console, "Stream an epoch through megatron-energon", "open_dataset(...)")
     _stream(shards, report, console, source)

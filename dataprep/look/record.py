@@ -54,7 +54,7 @@ def view_record(
         message = f"{error}; {fix}" if fix else str(error)
         reason = error.reason or type(error).__name__
         findings = (Finding(reason=reason, message=message, start=start, end=end),)
-    return RecordView(place=place, id=_id_of(value, place), key=key, text=text, findings=findings)
+    return RecordView(place=place, id=_id_of(value, key), key=key, text=text, findings=findings)
 
 
 def check_record(raw: bytes, images: ImageFolder | None) -> tuple[Record, list[bytes]]:
@@ -105,9 +105,10 @@ def _parsed(raw: bytes) -> Any:
         return None
 
 
-def _id_of(value: Any, place: Place) -> str:
+def _id_of(value: Any, key: str) -> str:
+    """The record's id; the sample's key, which it would get, where it has none."""
     found = value.get("id") if isinstance(value, dict) else None
-    return str(place.index) if found is None or isinstance(found, list | dict) else str(found)
+    return key if found is None or isinstance(found, list | dict) else str(found)
 
 
 def _text_and_span(

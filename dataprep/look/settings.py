@@ -96,6 +96,8 @@ def build_module(looked: Looked, settings: LookSettings) -> StreamDataModule:
     from ...loaders.data_module import EnergonMultiModalDataModule
     from ...loaders.lazy import ImageDataConfig, NevaLazyDataModule
 
+    if looked.kind == "quarantine":
+        raise ConfigError(f"{looked.path}: rejected records are in no batch; give the dataset")
     encoder = build_encoder(settings)
     size = 1 if encoder.packed_sequence else settings.micro_batch_size
     shared: dict[str, Any] = {
@@ -113,7 +115,8 @@ def build_module(looked: Looked, settings: LookSettings) -> StreamDataModule:
     return EnergonMultiModalDataModule(
         looked.path,
         shuffle_buffer_size=100 if settings.shuffle else None,
-        train_split=looked.split or next(iter(looked.splits)),
+        train_split=looked.split
+        or next(name for name, samples in looked.splits.items() if samples),
         **shared,
     )
 

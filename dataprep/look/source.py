@@ -119,7 +119,7 @@ class LookedSource:
         value = load_json(self._records[index])
         return SampleView(
             place=self._place(index),
-            id=str(index if record.id is None else record.id),
+            id=sample_key(index) if record.id is None else str(record.id),
             key=sample_key(index),
             turns=turns_of(value["conversations"]),
             images=tuple(
@@ -153,7 +153,7 @@ class LookedSource:
         value = load_json(self._records[index])
         return ConversationSample(
             **keys,
-            id=str(index if record.id is None else record.id),
+            id=sample_key(index) if record.id is None else str(record.id),
             messages=value["conversations"],
             images=images or [b""] * len(record.images),
             record=value,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron.energon import CrudeSample, WorkerConfig
@@ -112,7 +112,11 @@ class TypedReader:
             place=place,
             id=stored.key,
             key=stored.key,
-            turns=turns_of(heard.messages),
+            turns=tuple(
+                # Whatever role its encoder gives to a row of texts, all of them are trained.
+                replace(turn, role="text") if "Interleaved" in type(sample).__name__ else turn
+                for turn in turns_of(heard.messages)
+            ),
             images=tuple(
                 _view(image, number, names, stored) for number, image in enumerate(heard.images)
             ),

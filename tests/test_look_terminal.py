@@ -1,110 +1,61 @@
-"""Looking at one sample: found by index, key or id, and shown without trusting its text."""
+"""A record, its sample and tokens on a terminal, and in a pipe; none of their text is trusted."""
+
+from __future__ import annotations
 
 import io
 import json
+import re
+import struct
 import subprocess
 import sys
 import unicodedata
+import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from handmade import members, picture, valid_shards, write_dataset, write_source
+from handmade import Members, members, picture, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from neva_prep.dataprep.convert import convert
-from neva_prep.dataprep.options import ConvertOptions
+from neva_prep.dataprep.look.describe import describe
+from neva_prep.dataprep.look.open import open_looked
+from neva_prep.dataprep.look.terminal import show_record, show_sample
+from neva_prep.dataprep.look.view import SampleView
 from neva_prep.dataprep.plain_text import plain_text
-from neva_prep.dataprep.preview import describe_sample, show_sample
-from neva_prep.errors import ConfigError, RecordError, ShardError
-from neva_prep.loaders.shard import StoredSample, find_sample
 
 # textual-image uses a method that Pillow will drop one day.
 pytestmark = pytest.mark.filterwarnings("ignore:Image.Image.getdata is deprecated")
 
 
-def shown(sample: StoredSample, **options: object) -> str:
-    file = io.StringIO()
+def looked(root: Path, shards: dict[str, dict[str, Members]]) -> SampleView:
+    """The first sample of a dataset."""
+    return open_looked(write_dataset(root / "ds", shards)).sample(0)
+
+
+def one(*sample: tuple[str, bytes]) -> dict[str, dict[str, Members]]:
+    """Shards of one sample."""
+    return {"train-000000.tar": {"000000000": list(sample)}}
+
+
+def console(**options: Any) -> Console:
     settings = {"width": 100, "legacy_windows": False, "_environ": {}, **options}
-    show_sample(sample, Console(file=file, **settings))  # type: ignore[arg-type]
-    return file.getvalue()
+    return Console(file=io.StringIO(), **settings)
 
 
-def test_every_sample_is_found_by_index_key_and_id(tmp_path: Path) -> None:
-    source, images = write_source(tmp_path)
-    out = tmp_path / "out"
-    convert(source, images, out, ConvertOptions(shard_count=4, split={"train": 0.5, "val": 0.5}))
-    rows = json.loads(source.read_text())
-    seen = set()
-    for index in range(12):
-        sample = find_sample(out, index=index)
-        row = rows[int(sample.key)]
-        seen.add(sample.key)
-        assert sample.index == index
-        assert find_sample(out, key=sample.key) == sample
-        assert find_sample(out, key=sample.key.lstrip("0") or "0") == sample
-        assert find_sample(out, id=row["id"]) == sample
-        assert sample.messages == row["conversations"]
-        assert [image.data for image in sample.images] == [
-            (images / name).read_bytes() for name in row.get("image", [])
-        ]
-        tar = (out / sample.shard).read_bytes()
-        assert tar[sample.offset :].startswith(f"{sample.key}.".encode())
-        for image in sample.images:
-            assert tar[image.offset : image.offset + len(image.data)] == image.data
-    assert len(seen) == 12
-    assert find_sample(out) == find_sample(out, index=0)
-
-
-def test_a_number_as_id_is_found(tmp_path: Path) -> None:
-    shards = {"train-000000.tar": {"000000000": members(0), "000000001": members(1, id=42)}}
-    assert find_sample(write_dataset(tmp_path / "ds", shards), id="42").key == "000000001"
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ({"index": 7}, "has no sample 7; it has 7, 0 to 6"),
-        ({"index": -1}, "has no sample -1"),
-        ({"key": "000000009"}, "has no sample with key '000000009'"),
-        ({"key": "x' OR 1=1 --"}, "has no sample with key"),
-        ({"id": "id-99"}, "has no record with id 'id-99'; was it quarantined"),
-        ({"index": 1, "key": "1"}, "give one of --index, --key and --id"),
-    ],
-)
-def test_what_is_not_there_is_a_usage_error(
-    name: dict[str, object], message: str, tmp_path: Path
-) -> None:
-    path = write_dataset(tmp_path / "ds")
-    with pytest.raises(ConfigError, match=message):
-        find_sample(path, **name)  # type: ignore[arg-type]
-
-
-def test_a_missing_index_or_shard_says_so(tmp_path: Path) -> None:
-    path = write_dataset(tmp_path / "ds")
-    (path / "val-000000.tar").unlink()
-    with pytest.raises(ShardError, match=r"val-000000.tar: cannot be read .*neva-prep verify"):
-        find_sample(path, index=6)
-    (path / ".nv-meta/index.sqlite").write_bytes(b"no database" * 100)
-    with pytest.raises(ShardError, match=r"index.sqlite: cannot be read .*neva-prep verify"):
-        find_sample(path, index=0)
-    (path / ".nv-meta/index.sqlite").unlink()
-    with pytest.raises(ShardError, match=r"index.sqlite: is missing"):
-        find_sample(path, index=0)
-
-
-def test_a_sample_whose_members_do_not_fit_raises_its_key(tmp_path: Path) -> None:
-    shards = valid_shards()
-    shards["train-000000.tar"]["000000002"].pop(0)
-    with pytest.raises(RecordError, match=r"sample 000000002: its record lists 000.jpg"):
-        find_sample(write_dataset(tmp_path / "ds", shards), index=2)
+def shown(sample: SampleView, **options: Any) -> str:
+    screen = console(**options)
+    show_sample(sample, screen)
+    return screen.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def test_without_a_terminal_the_output_is_plain_lines(tmp_path: Path) -> None:
     text = "word " * 60 + "end"
     shards = {"train-000000.tar": {"000000000": members(0, images=2, text=text, score=0.5)}}
-    output = shown(find_sample(write_dataset(tmp_path / "ds", shards)))
+    output = shown(looked(tmp_path, shards))
     assert "\x1b" not in output
     assert "▀" not in output and "▓" not in output
     lines = output.splitlines()
@@ -121,7 +72,7 @@ def test_without_a_terminal_the_output_is_plain_lines(tmp_path: Path) -> None:
 
 def test_on_a_terminal_pictures_are_drawn_in_coloured_half_blocks(tmp_path: Path) -> None:
     shards = {"train-000000.tar": {"000000000": members(0)}}
-    sample = find_sample(write_dataset(tmp_path / "ds", shards))
+    sample = looked(tmp_path, shards)
     output = shown(sample, force_terminal=True, color_system="truecolor")
     rows = [line for line in output.splitlines() if "▀" in line]
     assert 10 <= len(rows) <= 20
@@ -132,7 +83,7 @@ def test_on_a_terminal_pictures_are_drawn_in_coloured_half_blocks(tmp_path: Path
 
 def test_without_colour_pictures_are_drawn_in_shades(tmp_path: Path) -> None:
     shards = {"train-000000.tar": {"000000000": members(0)}}
-    sample = find_sample(write_dataset(tmp_path / "ds", shards))
+    sample = looked(tmp_path, shards)
     output = shown(sample, force_terminal=True, no_color=True)
     assert "▀" not in output and "▒" in output
     assert "38;2;" not in output and "[36m" not in output
@@ -141,16 +92,14 @@ def test_without_colour_pictures_are_drawn_in_shades(tmp_path: Path) -> None:
 def test_a_tall_picture_stays_within_the_rows(tmp_path: Path) -> None:
     sample = [("000.jpg", picture(20, 4000)), *members(0)[1:]]
     shards = {"train-000000.tar": {"000000000": sample}}
-    output = shown(
-        find_sample(write_dataset(tmp_path / "ds", shards)), force_terminal=True, color_system="256"
-    )
+    output = shown(looked(tmp_path, shards), force_terminal=True, color_system="256")
     assert 1 <= sum("▀" in line for line in output.splitlines()) <= 20
 
 
 def test_a_picture_that_does_not_decode_is_told_not_raised(tmp_path: Path) -> None:
     sample = [("000.jpg", b"\x1b[2Jno image"), *members(0)[1:]]
     shards = {"train-000000.tar": {"000000000": sample}}
-    output = shown(find_sample(write_dataset(tmp_path / "ds", shards)))
+    output = shown(looked(tmp_path, shards))
     assert "000.jpg: is no image of a known format" in output
     assert "Answer 0." in output
     assert "\x1b" not in output
@@ -201,8 +150,9 @@ def test_a_hostile_sample_cannot_steer_the_terminal(tmp_path: Path, terminal: bo
     record["images"][0]["source"] = evil
     record[evil] = {evil: [evil]}
     shards = {"train-000000.tar": {"000000000": [image, (name, json.dumps(record).encode())]}}
-    path = write_dataset(tmp_path / "ds", shards)
-    output = shown(find_sample(path), force_terminal=terminal, color_system="truecolor", width=500)
+    output = shown(
+        looked(tmp_path, shards), force_terminal=terminal, color_system="truecolor", width=500
+    )
     assert "\x1b]" not in output and "\x07" not in output and "\u202e" not in output
     assert output.count("[red]not red[/red] [link=file:///etc]x[/link] :bomb:") == 8
     assert "\\x1b]0;owned\\x07" in output
@@ -210,13 +160,74 @@ def test_a_hostile_sample_cannot_steer_the_terminal(tmp_path: Path, terminal: bo
 
 def test_a_long_field_is_cut_and_counted(tmp_path: Path) -> None:
     shards = {"train-000000.tar": {"000000000": members(0, note="x" * 1_500)}}
-    output = shown(find_sample(write_dataset(tmp_path / "ds", shards)))
+    output = shown(looked(tmp_path, shards))
     assert f"  note: {'x' * 400}... and 1,100 more characters\n" in output
 
 
+def test_a_message_of_a_megabyte_is_cut_and_counted(tmp_path: Path) -> None:
+    text = "\u202e" + "z" * 1_000_000
+    output = shown(looked(tmp_path, {"train-000000.tar": {"000000000": members(0, text=text)}}))
+    assert "\u202e" not in output and "\\u202ezzz" in output
+    assert "... and 990,009 more characters\n" in output
+    assert len(output) < 12_000
+
+
+def test_hundreds_of_turns_are_cut_and_counted(tmp_path: Path) -> None:
+    image, (name, data) = members(0)
+    record = json.loads(data)
+    record["conversations"] += [{"from": "gpt", "value": f"more {n}"} for n in range(1_000)]
+    output = shown(looked(tmp_path, one(image, (name, json.dumps(record).encode()))))
+    assert "  more 197\n" in output and "more 198" not in output
+    assert "... and 802 more turns\n" in output
+
+
+def test_a_bomb_is_told_not_decoded(tmp_path: Path) -> None:
+    """20,000 x 20,000 pixels in a kilobyte: 1.2 GB if it were decoded."""
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1_000))), (b"IEND", b"")]
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    sample = looked(tmp_path, one(("000.jpg", bomb), *members(0)[1:]))
+    output = shown(sample, force_terminal=True, color_system="truecolor", width=200)
+    assert "20000 x 20000 pixels, more than the limit" in output
+    assert "Answer 0." in output and "▀" not in output
+
+
+def test_the_models_picture_is_drawn_beside_the_original(tmp_path: Path) -> None:
+    sample = looked(tmp_path, one(*members(0)))
+    (image,) = sample.images
+    red = np.full((10, 10, 3), (255, 0, 0), np.uint8)
+    seen = replace(sample, images=(replace(image, tiles=(red, red)),))
+    output = shown(seen, force_terminal=True, color_system="truecolor")
+    rows = [line for line in output.splitlines() if "▀" in line]
+    assert all(row.rstrip("\x1b[0m").endswith("▀") for row in rows)
+    assert "38;2;255;0;0" in rows[len(rows) // 2], "the tiles are in the same rows"
+    assert "the model gets 2 tiles of 10 x 10" in output
+    assert "the model gets 2 tiles of 10 x 10" in shown(seen)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_broken_record_is_shown_with_the_place_marked(tmp_path: Path, terminal: bool) -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "evil\x1b[2J", "value": "b"}]
+    source = tmp_path / "s.json"
+    source.write_text(json.dumps([{"id": "x", "conversations": turns}], indent=1))
+    screen = console(force_terminal=terminal, width=200)
+    show_record(open_looked(source).record(0), screen)
+    output = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "unknown_role" in output and "turn 1 is from" in output and "\x1b[2J" not in output
+    assert '⟦"evil\\u001b[2J"⟧' in (output if not terminal else without_style(output))
+    assert "s.json, line 2, byte 3: " in output
+
+
+def without_style(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def test_the_sample_as_a_dict_names_every_place(tmp_path: Path) -> None:
-    sample = find_sample(write_dataset(tmp_path / "ds"), index=1)
-    content = json.loads(json.dumps(describe_sample(sample)))
+    opened = open_looked(write_dataset(tmp_path / "ds"))
+    content = json.loads(json.dumps(describe(opened.record(1), opened.sample(1))))
     record = content.pop("record")
     second = content["images"].pop(1)
     assert content.pop("images")[0]["name"] == "000.jpg"
@@ -225,28 +236,36 @@ def test_the_sample_as_a_dict_names_every_place(tmp_path: Path) -> None:
         "index": 1,
         "key": "000000001",
         "id": "id-1",
+        "dataset": "ds",
+        "split": "train",
         "shard": "train-000000.tar",
+        "line": None,
         "offset": 2560,
         "bytes": 4096,
+        "findings": [],
     }
     assert second == {
         "name": "001.png",
         "source": "pictures/1-001.png",
         "width": 33,
         "height": 25,
+        "format": "png",
         "bytes": 634,
         "offset": 4608,
+        "tiles": [],
+        "error": None,
     }
-    assert record["conversations"] == sample.messages
+    assert record["conversations"] == opened.messages(1)
 
 
 def test_looking_imports_neither_torch_nor_energon(tmp_path: Path) -> None:
     path = write_dataset(tmp_path / "ds")
     code = (
         "import sys; from rich.console import Console\n"
-        "from neva_prep.dataprep.preview import show_sample\n"
-        "from neva_prep.loaders.shard import find_sample\n"
-        "show_sample(find_sample(sys.argv[1], id='id-4'), Console())\n"
+        "from neva_prep.dataprep.look.open import open_looked\n"
+        "from neva_prep.dataprep.look.terminal import show_sample\n"
+        "looked = open_looked(sys.argv[1])\n"
+        "show_sample(looked.sample(looked.find(id='id-4')), Console())\n"
         "assert not {'torch', 'megatron'} & sys.modules.keys()\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
