@@ -26,6 +26,7 @@ from .find_images import ImageFinder
 from .fix import FixWriter, open_fix
 from .image_roots import MAX_PATHS, guess_roots
 from .recognize import recognize
+from .record_forms import FIX
 from .repair import Repair, Repairer
 from .report import ADVICE_PER_REASON, EXAMPLES_PER_REASON, DoctorReport, Example, Fault, Fixed
 
@@ -64,6 +65,8 @@ def doctor(
     watch, path, folder = watch or Watch(), Path(source), ImageFolder(os.fspath(images))
     report = DoctorReport(source=os.fspath(source), images=os.fspath(images), form=recognize(path))
     try:
+        if path.is_dir():
+            raise RecordError(f"{path}: is a folder; give the file of the conversations")
         opened = open_source(path)
         with ExitStack() as stack:
             # Before the work: what may not be written is told at once.
@@ -198,7 +201,7 @@ def _advise(fault: Fault, *texts: str) -> None:
 
 
 def _ways_out(report: DoctorReport) -> Iterator[str]:
-    if report.form.way_out and not report.form.is_read:
+    if report.form.way_out not in ("", FIX) and not report.form.is_read:
         yield report.form.way_out
     for guess in report.guesses:
         yield (

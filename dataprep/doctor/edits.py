@@ -38,8 +38,8 @@ ROLES = {
 CONVERSATIONS = ("messages", "conversation")
 _IMAGES = ("image_path", "image_paths", "img", "img_path", "image_file", "image_files", "file_name")
 _FROM, _VALUE = ("role", "speaker"), ("content", "text")
-# What convert would silently leave out of the conversation.
-_UNREAD = ("system", "video", "videos", "audio", "audios", "tools")
+UNREAD = ("system", "video", "videos", "audio", "audios", "tools")
+"""Fields that convert would leave out of the conversation, and so change what it says."""
 OTHER_MARKS = re.compile(
     r"<ImageHere>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_\d+\|>|<\|image\|>"
     r"|<image_?\d+>|<img>|<IMG>|\[IMG\]|<Image>|<IMAGE>|<image_placeholder>|<IMG_CONTEXT>"
@@ -66,8 +66,8 @@ def rename_roles(text: str, record: dict[str, Any]) -> Iterator[Edit]:
 
 def rename_conversations(text: str, record: dict[str, Any]) -> Iterator[Edit]:
     """The list of turns, where it goes by another name and nothing beside it would be lost."""
-    names = [name for name in CONVERSATIONS if isinstance(record.get(name), list)]
-    if len(names) == 1 and not any(record.get(name) for name in _UNREAD):
+    names = [name for name in CONVERSATIONS if _has_roles(record.get(name))]
+    if len(names) == 1 and not any(record.get(name) for name in UNREAD):
         yield _renamed(names[0], fields(text)[names[0]], "conversations")
 
 
@@ -214,6 +214,12 @@ def _turns(text: str) -> list[dict[str, Field]]:
 
 def _renamed(where: str, field: Field, name: str) -> Edit:
     return Edit("field_renamed", where, *field.name, _quoted(name))
+
+
+def _has_roles(turns: Any) -> bool:
+    return isinstance(turns, list) and all(
+        isinstance(turn, dict) and any(name in turn for name in ("from", *_FROM)) for turn in turns
+    )
 
 
 def _are_paths(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .edits import OTHER_MARKS, ROLES
+from .edits import OTHER_MARKS, ROLES, UNREAD
 
 
 class Form(NamedTuple):
@@ -17,7 +17,8 @@ class Form(NamedTuple):
     way_out: str = ""
 
 
-_FIX = "--fix OUT.json writes it with the names that convert reads"
+FIX = "--fix OUT.json writes it with the names that convert reads"
+"""Way out of forms that are LLaVA's but for the names in them."""
 _WRITE = (
     "write each record as {'id', 'image', 'conversations': [{'from': 'human', 'value': "
     "'<image>\\n...'}, {'from': 'gpt', 'value': ...}]}"
@@ -57,28 +58,27 @@ def _conversation_form(name: str, turn: Any, record: dict[str, Any]) -> Form:
         return Form(
             "pairs", "pairs of question and answer (ms-swift's ShareGPT)", why, way_out=_WRITE
         )
-    if "from" in turn and "value" in turn:
-        return _from_value_form(name, turn, record)
-    value = turn.get("content")
-    if isinstance(value, list):
-        why = f"'{name}' has 'content' as a list of parts (text, image)"
+    value_name = "value" if "value" in turn else "content"
+    if isinstance(turn.get(value_name), list):
+        why = f"'{name}' has '{value_name}' as a list of parts (text, image)"
         return Form(
             "content-parts",
             "messages of OpenAI / Hugging Face with content parts",
             why,
-            way_out=(
-                "join the parts to one text, with '<image>' where an image part stands, and list "
-                "the image paths under 'image'"
-            ),
+            way_out="join the parts to one text, with '<image>' where an image part stands, and "
+            "list the image paths under 'image'",
         )
+    if "from" in turn and "value" in turn:
+        return _from_value_form(name, turn, record)
     if "role" in turn:
         title = {
             "messages": "messages with role and content (ChatML, LLaMA-Factory's ShareGPT)",
             "conversation": "conversation with role and content (Mantis)",
         }.get(name, "conversations with role and content")
-        return Form(
-            "messages", title, f"'{name}' has turns with 'role' and 'content'", way_out=_FIX
-        )
+        lost = ", ".join(f"'{field}'" for field in UNREAD if record.get(field))
+        way_out = f"convert would leave out {lost}: {_WRITE}" if lost else FIX
+        why = f"'{name}' has turns with 'role' and 'content'"
+        return Form("messages", title, why, way_out=way_out)
     why = f"turns have the fields {_names(turn)}"
     return Form("turns", "conversations of another kind", why, way_out=_WRITE)
 
@@ -99,7 +99,7 @@ def _from_value_form(name: str, turn: dict[str, Any], record: dict[str, Any]) ->
         )
     if any("<ImageHere>" in value for value in values):
         return Form(
-            "xcomposer", "InternLM-XComposer's conversations, with <ImageHere>", why, way_out=_FIX
+            "xcomposer", "InternLM-XComposer's conversations, with <ImageHere>", why, way_out=FIX
         )
     if name != "conversations" or not set(roles) <= {"human", "gpt", "system"}:
         known = all(role.strip().lower() in ROLES for role in roles)
@@ -108,7 +108,7 @@ def _from_value_form(name: str, turn: dict[str, Any], record: dict[str, Any]) ->
             "ShareGPT conversations with other roles",
             why,
             way_out=(
-                _FIX if known else f"rename the roles to human and gpt: {', '.join(roles[:8])}"
+                FIX if known else f"rename the roles to human and gpt: {', '.join(roles[:8])}"
             ),
         )
     marked = any(OTHER_MARKS.search(value) for value in values)

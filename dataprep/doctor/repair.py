@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from .find_images import ImageFinder
 from .splice import Edit, apply
 
 _MAX_ROUNDS = 12
+_AROUND = 60
+_END = re.compile(r'[^"]*$')
+_BEGIN = re.compile(r'(?:[^"\\]|\\.)*')
 
 
 class Change(NamedTuple):
@@ -74,8 +78,10 @@ class Repairer:
 
 
 def _change(text: str, edit: Edit) -> Change:
-    around = 40 if edit.kind.startswith("placeholder") else 0
-    before = text[max(0, edit.start - around) : edit.start]
-    after = text[edit.stop : edit.stop + around]
+    # Of a long text only what stands beside the change, and nothing of other fields.
+    around = _AROUND if edit.kind.startswith("placeholder") else 0
+    before = _END.search(text[max(0, edit.start - around) : edit.start])
+    after = _BEGIN.match(text[edit.stop : edit.stop + around])
+    left, right = before[0] if before else "", after[0] if after else ""
     old = text[edit.start : edit.stop]
-    return Change(edit.kind, edit.where, before + old + after, before + edit.new + after)
+    return Change(edit.kind, edit.where, left + old + right, left + edit.new + right)
