@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,8 @@ _MOST_BARS = 24
 _STEPS = (1, 2, 5)
 
 
-class Bar(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bar:
     """One bar of a histogram."""
 
     start: int
@@ -26,14 +27,16 @@ class Bar(NamedTuple):
     count: int
 
 
-class Use(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Use:
     """How often a text or a path occurs."""
 
     text: str
     count: int
 
 
-class Size(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Size:
     """How many images have a size in pixels."""
 
     width: int
@@ -189,7 +192,7 @@ class DatasetStats:
         if self.tokens is not None:
             found["tokens"]["trained_of_text"] = self.tokens.trained_of_text
             found["tokens"]["trained_of_positions"] = self.tokens.trained_of_positions
-        return _plain(found)
+        return found
 
     def _repr_html_(self) -> str:
         from .page import render_fragment
@@ -200,17 +203,6 @@ class DatasetStats:
 def _forecast_row(forecast: Forecast) -> dict[str, Any]:
     names = ("efficiency", "samples_per_pack", "images_per_pack", "steps_per_epoch")
     return {**asdict(forecast), **{name: getattr(forecast, name) for name in names}}
-
-
-def _plain(value: Any) -> Any:
-    """Named tuples as objects, all else as it is."""
-    if isinstance(value, Bar | Use | Size):
-        return value._asdict()
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
 
 
 def spread_of(tally: Tally) -> Spread | None:
