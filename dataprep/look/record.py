@@ -161,14 +161,13 @@ def _has(value: Any, path: tuple[str, int], field: str | None) -> bool:
 
 
 def _image_path(value: dict[str, Any], message: str) -> Path | None:
+    """The path, of one or several, that a message begins with; else what is no path at all."""
     for field in ("image", "images"):
         found = value.get(field)
-        if isinstance(found, str):
-            return (field,)
         for number, path in enumerate(found if isinstance(found, list) else ()):
-            if isinstance(path, str) and message.startswith(f"image {path[:200]!r}"[:-1]):
-                return (field, number)
-            if isinstance(path, str) and message.startswith(f"image path {path[:200]!r}"[:-1]):
+            # Without its last quotation mark: a long path is cut in a message.
+            named = repr(path[:200])[:-1] if isinstance(path, str) else None
+            if named is None or message.startswith((f"image {named}", f"image path {named}")):
                 return (field, number)
         if found is not None:
             return (field,)
