@@ -55,7 +55,7 @@ def test_the_wheel_holds_every_module_and_template_and_no_test(wheel: Path) -> N
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {f"neva_prep/{path.name}" for path in ROOT.glob("*.py")} | {"neva_prep/py.typed"}
     for folder in FOLDERS:
-        for pattern in ("*.py", "*.jinja", "*.html", "*.css", "*.js"):
+        for pattern in ("*.py", "*.jinja", "*.html", "*.css", "*.js", "*.svg"):
             found = (ROOT / folder).rglob(pattern)
             expected |= {f"neva_prep/{path.relative_to(ROOT).as_posix()}" for path in found}
     assert any(name.endswith(".jinja") for name in expected)

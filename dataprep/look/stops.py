@@ -86,7 +86,28 @@ class Flow:
             return None
         from .tokens import view_tokens
 
-        return view_tokens(self.looked, index, self.encoder)
+        with self._lock:  # A fast tokenizer refuses two threads at a time.
+            return view_tokens(self.looked, index, self.encoder)
+
+    def measure(self, index: int) -> tuple[int | None, int | None, str | None]:
+        """Positions of a sample and its trained tokens, or why training would skip it.
+
+        Needs a tokenizer. Sooner made than its tokens are.
+        """
+        from ...loaders.encoded import shift
+        from ...loaders.sample import FailedSample
+
+        config = self.encoder.preparer.rows
+        try:
+            sample = self.looked.encodable(index)
+            if isinstance(sample, FailedSample):
+                raise sample.error
+            with self._lock:
+                prepared = self.encoder.preparer.tokens(sample)
+        except NevaPrepError as error:
+            return None, None, error.reason or type(error).__name__
+        _, labels = shift(prepared.encoded, config)
+        return prepared.length, int((labels != config.ignore_index).sum()), None
 
     def stops(self, index: int) -> Stops:
         """Everything there is of one record; its faults are part of what is shown."""

@@ -175,6 +175,9 @@
   document.addEventListener("DOMContentLoaded", () => {
     for (const button of all("[data-do=theme]")) button.addEventListener("click", switchTheme);
     for (const button of all("[data-do=help]")) button.addEventListener("click", help);
+    if (matchMedia("(max-width: 64rem)").matches) {
+      for (const list of all(".contents details")) list.open = false;
+    }
     startTabs();
     startTokens();
     startSwitches();

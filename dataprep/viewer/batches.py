@@ -1,0 +1,73 @@
+"""Batches of the training stream by their number, kept while they are looked at."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from ...errors import ConfigError
+from ..look.stops import Flow
+from ..look.view import BatchView
+
+KEPT = 3
+"""Batches; each holds the pixels of all its tiles."""
+FARTHEST = 1000
+"""Batches that a page can ask for: all before it are made to get to one."""
+
+
+class Batches:
+    """Reads the stream forward, and from its start again for what is gone; any thread may ask."""
+
+    def __init__(self, flow: Flow) -> None:
+        """Take what is looked at; the stream is opened with the first batch."""
+        self._flow = flow
+        self._lock = threading.Lock()
+        self._stream: Iterator[BatchView] | None = None
+        self._next = 0
+        self._kept: OrderedDict[int, BatchView] = OrderedDict()
+
+    def at(self, step: int) -> BatchView:
+        """A batch.
+
+        Raises:
+            ConfigError: there is no tokenizer, or no such batch.
+            NevaPrepError: the dataset cannot be streamed.
+        """
+        if not 0 <= step < FARTHEST:
+            raise ConfigError(f"batch {step}: the viewer shows batches 0 to {FARTHEST - 1}")
+        with self._lock:
+            if step not in self._kept:
+                self._kept[step] = self._read(step)
+            self._kept.move_to_end(step)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[step]
+
+    def close(self) -> None:
+        """Close the stream."""
+        with self._lock:
+            self._reset()
+
+    def _read(self, step: int) -> BatchView:
+        if self._stream is None or step < self._next:
+            self._reset()
+            self._stream = self._flow.batches(range(FARTHEST))
+        try:
+            while True:
+                view = next(self._stream)
+                self._next = view.step + 1
+                if view.step == step:
+                    return view
+        except StopIteration:
+            self._reset()
+            raise ConfigError(f"batch {step}: the stream has ended before it") from None
+        except BaseException:
+            # A generator that raised is over; the next look opens another.
+            self._reset()
+            raise
+
+    def _reset(self) -> None:
+        stream, self._stream, self._next = self._stream, None, 0
+        if stream is not None:
+            stream.close()  # type: ignore[attr-defined]

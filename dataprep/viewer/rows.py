@@ -1,0 +1,158 @@
+"""What the catalogue notes of each sample: read in one go, shard by shard, without any picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ImageError, NevaPrepError, RecordError
+from ...loaders.members import load_member
+from ...loaders.trust import check_dataset
+from ..folder import ImageFolder
+from ..look.dataset import CONVERSATION
+from ..look.open import Looked
+from ..look.record import check_record
+from ..look.sample import turns_of
+from ..look.shards import ShardReader
+from ..look.source import Records
+from ..look.view import Turn
+from ..readers.record import load_json
+
+HEAD = 240
+"""Characters of a conversation that stand on its card."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A sample in the catalogue."""
+
+    n: int
+    """Its number in what is looked at."""
+    id: str
+    split: str
+    images: int
+    turns: int
+    text: str
+    """All turns, a line between them."""
+    reason: str | None = None
+    """Why it is rejected."""
+
+    @property
+    def head(self) -> str:
+        """The beginning, for a card."""
+        return self.text[:HEAD]
+
+
+def read_rows(looked: Looked) -> Iterator[Row]:
+    """Every sample, in its place."""
+    if looked.kind == CONVERSATION:
+        return _rows_of_dataset(looked)
+    if looked.kind == "source":
+        return _rows_of_source(looked)
+    return map(lambda index: row_of(looked, index), range(len(looked)))
+
+
+def row_of(looked: Looked, index: int) -> Row:
+    """One sample, on its own: slower, and for any kind."""
+    try:
+        sample = looked.sample(index)
+    except NevaPrepError as error:
+        record = looked.record(index)
+        reason = record.findings[0].reason if record.findings else error.reason
+        return Row(
+            n=index,
+            id=record.id,
+            split="",
+            images=0,
+            turns=0,
+            text=record.text,
+            reason=reason or type(error).__name__,
+        )
+    return _row(index, sample.id, sample.place.split or "", len(sample.images), sample.turns)
+
+
+def _rows_of_dataset(looked: Looked) -> Iterator[Row]:
+    trusted = check_dataset(looked.path)
+    split_of = {shard: name for name, shards in trusted.splits.items() for shard in shards}
+    chosen = trusted.shard_samples if looked.split is None else trusted.splits[looked.split]
+    reader = ShardReader(looked.path, trusted.shard_samples, frozenset(chosen))
+    for index, data in reader.json_members():
+        split = split_of.get(reader.shard_of(index), "")
+        yield _row_of_json(index, split, data)
+
+
+def _row_of_json(index: int, split: str, data: bytes) -> Row:
+    record: Any = None
+    with suppress(ValueError, RecursionError):
+        record = load_member(data)
+    if not isinstance(record, dict) or not _is_talk(record.get("conversations")):
+        text = data.decode("utf-8", "replace")
+        return Row(
+            n=index, id=str(index), split=split, images=0, turns=0, text=text, reason="RecordError"
+        )
+    images = record.get("images")
+    return _row(
+        index,
+        str(record.get("id", index)),
+        split,
+        len(images) if isinstance(images, list) else 0,
+        turns_of(record["conversations"]),
+    )
+
+
+def _rows_of_source(looked: Looked) -> Iterator[Row]:
+    """Checked as far as text and the presence of images tell; no image is read."""
+    records = Records(looked.path)
+    folder = None if looked.images is None else ImageFolder(str(looked.images))
+    for index in range(len(records)):
+        raw = records[index]
+        try:
+            record, _ = check_record(raw, None)
+            reason = None if folder is None else _missing(record.images, folder)
+        except RecordError as error:
+            reason = error.reason or type(error).__name__
+            yield _rejected(index, raw, reason)
+            continue
+        turns = tuple(Turn(role=turn.role, text=turn.value) for turn in record.turns)
+        name = str(index if record.id is None else record.id)
+        yield _row(index, name, "", len(record.images), turns, reason)
+
+
+def _missing(paths: Sequence[str], folder: ImageFolder) -> str | None:
+    for path in paths:
+        try:
+            fd, _ = folder.open(path)
+        except ImageError as error:
+            return error.reason
+        os.close(fd)
+    return None
+
+
+def _rejected(index: int, raw: bytes, reason: str) -> Row:
+    value: Any = None
+    with suppress(ValueError, RecursionError):
+        value = load_json(raw)
+    name = str(value.get("id", index)) if isinstance(value, dict) else str(index)
+    text = raw.decode("utf-8", "backslashreplace")
+    return Row(n=index, id=name, split="", images=0, turns=0, text=text, reason=reason)
+
+
+def _is_talk(messages: Any) -> bool:
+    return isinstance(messages, list) and all(isinstance(turn, Mapping) for turn in messages)
+
+
+def _row(
+    index: int,
+    name: str,
+    split: str,
+    images: int,
+    turns: Sequence[Turn],
+    reason: str | None = None,
+) -> Row:
+    text = "\n".join(turn.text for turn in turns)
+    return Row(
+        n=index, id=name, split=split, images=images, turns=len(turns), text=text, reason=reason
+    )

@@ -1,0 +1,117 @@
+"""The local web viewer: one process, this machine's own address, a secret path."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ...errors import ConfigError
+from ..look.stops import Flow
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from ..look.open import Looked
+    from ..look.settings import LookSettings
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(
+    looked: Looked,
+    *,
+    settings: LookSettings | None = None,
+    port: int = 0,
+    open_browser: bool = False,
+) -> None:
+    """Show what is looked at in a browser, until Ctrl-C; the address goes to stdout.
+
+    Only this machine can ask, and only with the address, whose path is drawn at random each time.
+    Nothing is written but a temporary catalogue, which is removed at the end.
+
+    Args:
+        looked: what to show.
+        settings: what training would be given; None shows no tokens, packs or batches.
+        port: 0 takes a free one.
+        open_browser: whether to open the address.
+
+    Raises:
+        ConfigError: the extra `viewer` is not installed, or the port is taken.
+        NevaPrepError: what is looked at cannot be read.
+    """
+    server, bound, url = _prepare(looked, settings, port)
+    print(url, flush=True)
+    print("Ctrl-C stops the viewer.", file=sys.stderr)
+    if open_browser:
+        import webbrowser
+
+        threading.Timer(0.3, webbrowser.open, (url,)).start()
+    try:
+        server.run(sockets=[bound])
+    except KeyboardInterrupt:
+        pass  # The usual end.
+    finally:
+        bound.close()
+
+
+@contextmanager
+def running(looked: Looked, *, settings: LookSettings | None = None) -> Iterator[str]:
+    """A viewer in the background; gives its address."""
+    server, bound, url = _prepare(looked, settings, 0)
+    thread = threading.Thread(target=server.run, args=([bound],), name="viewer")
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join()
+        bound.close()
+
+
+def _prepare(
+    looked: Looked, settings: LookSettings | None, port: int
+) -> tuple[uvicorn.Server, socket.socket, str]:
+    """A server that is not started, the socket that it will listen on, and its address."""
+    try:
+        import uvicorn
+
+        from .app import make_app
+    except ImportError as error:
+        raise ConfigError(
+            f"the viewer needs {error.name}; run pip install 'neva-prep[viewer]'"
+        ) from error
+    from .batches import Batches
+    from .catalogue import Catalogue
+    from .site import Site
+
+    bound = _bind(port)
+    port = bound.getsockname()[1]
+    token = secrets.token_urlsafe(24)
+    flow = Flow(looked, settings)
+    site = Site(flow=flow, catalogue=Catalogue(flow), batches=Batches(flow), base=f"/{token}")
+    app = make_app(site, token=token, hosts=[f"{LOOPBACK}:{port}", f"localhost:{port}"])
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, ws="none"
+    )
+    return uvicorn.Server(config), bound, f"http://{LOOPBACK}:{port}/{token}/"
+
+
+def _bind(port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((LOOPBACK, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"port {port} cannot be taken ({error.strerror}); give another, or none"
+        ) from error
+    return bound
