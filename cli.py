@@ -22,6 +22,7 @@ COMMANDS = {
     "parity": ("templates.commands:parity", "Compare our prompt with what serving will use."),
     "plan": ("dataprep.stream_commands:plan", "Divide a dataset among GPUs and workers."),
     "stats": ("dataprep.stats.command:stats", "Count what a dataset holds, and how it packs."),
+    "diff": ("dataprep.doctor.diff_command:diff", "Say how two sources or datasets differ."),
     "trace": ("dataprep.stream_commands:trace", "Turn keys of a batch back into source records."),
     "demo": ("dataprep.look_commands:demo", "The main job end to end on pictures that it draws."),
 }

@@ -9,6 +9,7 @@ from ...errors import ImageError, NevaPrepError, RecordError
 from ..check import check_placeholders, check_turns
 from ..folder import ImageFolder
 from ..image import decode_fully, read_header
+from ..look.record import read_image
 from ..options import ConvertOptions
 from ..readers.llava import read_llava
 
@@ -43,9 +44,7 @@ def is_found(path: str, folder: ImageFolder) -> bool:
 
 
 def _check_image(path: str, folder: ImageFolder, options: ConvertOptions) -> None:
-    fd, size = folder.open(path)
-    with os.fdopen(fd, "rb") as file:
-        content = file.read(size)
+    content = read_image(folder, path)
     try:
         read_header(content, pixel_limit=options.pixel_limit)
         if options.check == "decode":

@@ -1,0 +1,268 @@
+"""The rows of a source or of a converted dataset, in terms in which both can be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import xxhash
+
+from ...errors import ImageError, ShardError
+from ...loaders.format import ImageEntry, sample_key
+from ...loaders.members import JSON_MEMBER
+from ...loaders.trust import check_dataset
+from ..folder import ImageFolder
+from ..image import read_header
+from ..look.record import read_image
+from ..look.shards import ShardReader
+from ..look.source import Records
+from ..options import PIXEL_LIMIT
+from ..readers.record import Turn, load_json
+from ..tar_reader import BrokenTarError, Member, TarReader
+
+CONVERSATIONS = ("conversations", "messages", "conversation")
+
+
+class Image(NamedTuple):
+    """An image of a row."""
+
+    path: str
+    """As the source record gave it."""
+    data: bytes | None
+    """The file; None where it is missing."""
+
+    @property
+    def hash(self) -> bytes:
+        """Of the file's bytes; of its path where it is missing."""
+        if self.data is None:
+            return b"missing" + xxhash.xxh3_128_digest(_bytes(self.path))
+        return xxhash.xxh3_128_digest(self.data)
+
+    def describe(self) -> str:
+        """What it is, in a few words."""
+        if self.data is None:
+            return "missing"
+        size = f"{len(self.data):,} bytes, {self.hash.hex()[:12]}"
+        try:
+            header = read_header(self.data, pixel_limit=PIXEL_LIMIT)
+        except ImageError as error:
+            return f"{error.reason}, {size}"
+        return f"{header.width} x {header.height} {header.extension}, {size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record of a source, or a sample of a dataset."""
+
+    index: int
+    id: str | None
+    """None where it has none of its own: its key as its id was given to it."""
+    split: str | None
+    turns: list[Turn]
+    images: list[Image]
+    fields: dict[str, Any]
+    """What else it has, and the paths of its images under `image`."""
+
+
+class Side(Protocol):
+    """One of the two things that are compared."""
+
+    path: Path
+    kind: str
+    """`source` or `dataset`."""
+    num_bytes: int
+    """To be read, for the progress bar."""
+
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """Every row, and the bytes that are read by then."""
+        ...
+
+    def row(self, index: int) -> Row:
+        """One row again."""
+        ...
+
+
+def open_side(path: Path, images: Path | None) -> Side:
+    """A source file, or the folder of a converted dataset.
+
+    Raises:
+        RecordError: the source cannot be read.
+        ShardError: the folder is no finished dataset.
+        ConfigError: no such image folder.
+    """
+    if path.is_dir():
+        return DatasetSide(path)
+    return SourceSide(path, ImageFolder(str(images or path.parent)))
+
+
+class SourceSide:
+    """A JSON or JSONL file; 12 bytes a record are held."""
+
+    kind = "source"
+
+    def __init__(self, path: Path, folder: ImageFolder) -> None:
+        self.path = path
+        self._folder = folder
+        self._records = Records(path)
+        self._source = self._records.source
+        self.num_bytes = len(self._source.data)
+
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """Every record."""
+        for index, (offset, length) in enumerate(self._source.spans()):
+            raw = self._source.data[offset : offset + length]
+            yield self._row(index, raw), offset + length
+
+    def row(self, index: int) -> Row:
+        """One record again."""
+        return self._row(index, self._records[index])
+
+    def _row(self, index: int, raw: bytes) -> Row:
+        value = _parse(raw)
+        if not isinstance(value, dict):
+            # Broken or no object: compared as the text that it is.
+            text = raw.decode("utf-8", "backslashreplace")
+            return Row(index, None, None, [], [], {"record": text})
+        images = [Image(path, self._data(path)) for path in _take_paths(value)]
+        return _row(index, sample_key(index), None, value, images)
+
+    def _data(self, path: str) -> bytes | None:
+        try:
+            return read_image(self._folder, path)
+        except ImageError:
+            return None
+
+
+class DatasetSide:
+    """A converted dataset."""
+
+    kind = "dataset"
+
+    def __init__(self, path: Path) -> None:
+        trusted = check_dataset(path)
+        self.path = path
+        self._shards = trusted.shard_samples
+        self._split_of = {name: split for split, names in trusted.splits.items() for name in names}
+        self._reader = ShardReader(path, trusted.shard_samples, frozenset(trusted.shard_samples))
+        self.num_bytes = sum((path / name).stat().st_size for name in self._shards)
+
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """Every sample, shard by shard."""
+        index, done = 0, 0
+        for name in self._shards:
+            try:
+                with (self.path / name).open("rb") as file:
+                    reader = TarReader(file)
+                    for sample in _samples(reader):
+                        members = {member.name: member.data for member in sample}
+                        yield self._row(index, sample[0].key, name, members), done + reader.offset
+                        index += 1
+                    done += reader.size
+            except (BrokenTarError, OSError) as error:
+                raise ShardError(
+                    f"{self.path / name}: cannot be read ({error}); run neva-prep verify "
+                    f"{self.path}"
+                ) from error
+
+    def row(self, index: int) -> Row:
+        """One sample again."""
+        stored = self._reader.read(index)
+        return self._row(index, stored.key, stored.shard, stored.members)
+
+    def _row(self, index: int, key: str, shard: str, members: dict[str, bytes]) -> Row:
+        split = self._split_of.get(shard)
+        raw = members.get(JSON_MEMBER, b"")
+        value = _parse(raw)
+        if not isinstance(value, dict):
+            text = raw.decode("utf-8", "backslashreplace")
+            return Row(index, None, split, [], [], {"record": text})
+        try:
+            entries = msgspec.convert(value.get("images"), list[ImageEntry])
+        except msgspec.ValidationError:
+            entries = []
+        _take_paths(value)
+        if entries:
+            value.pop("images", None)
+        images = [Image(entry.source, members.get(entry.name)) for entry in entries]
+        return _row(index, key, split, value, images)
+
+
+def pack(value: Any) -> bytes:
+    """Bytes that are equal for equal values, whatever the order of fields."""
+    try:
+        return msgspec.json.encode(value, order="deterministic")
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        # Half a surrogate pair, say.
+        return json.dumps(value, sort_keys=True).encode()
+
+
+def _row(
+    index: int, key: str, split: str | None, value: dict[str, Any], images: list[Image]
+) -> Row:
+    found = value.get("id")
+    identity = None
+    if isinstance(found, str | int | float) and not isinstance(found, bool):
+        identity = str(value.pop("id"))
+    elif found is None:
+        value.pop("id", None)
+    turns: list[Turn] = []
+    for name in CONVERSATIONS:
+        if isinstance(value.get(name), list):
+            turns = [_turn(turn) for turn in value.pop(name)]
+            break
+    if images:
+        value["image"] = [image.path for image in images]
+    return Row(index, None if identity == key else identity, split, turns, images, value)
+
+
+def _turn(turn: Any) -> Turn:
+    if not isinstance(turn, dict):
+        return Turn(role="", value=_text(turn))
+    role = turn.get("from", turn.get("role", ""))
+    return Turn(role=_text(role), value=_text(turn.get("value", turn.get("content", ""))))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _take_paths(value: dict[str, Any]) -> list[str]:
+    """Take the image paths out of a record."""
+    for name in ("image", "images"):
+        found = value.get(name)
+        paths = [] if found is None else found if isinstance(found, list) else [found]
+        if all(isinstance(path, str) for path in paths):
+            value.pop(name, None)
+            if paths:
+                return paths
+    return []
+
+
+def _samples(reader: TarReader) -> Iterator[list[Member]]:
+    sample: list[Member] = []
+    for member in reader.members():
+        if sample and member.key != sample[0].key:
+            yield sample
+            sample = []
+        sample.append(member)
+    if sample:
+        yield sample
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return load_json(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
