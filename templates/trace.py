@@ -45,7 +45,8 @@ def trace_conversation(
 ) -> list[TracedToken]:
     """The token table of a conversation, in the order of its tokens.
 
-    The turn of a token is the message whose text it touches, else the last one before it.
+    The turn of a token is the message whose text it touches, or with whose text it is trained, else
+    the last one before it.
 
     Raises:
         TemplateError: the conversation cannot be rendered.
@@ -66,6 +67,9 @@ def trace_conversation(
 
     def add(token: int, span: Span, *, trained: bool, rule: str, piece: str) -> None:
         turn, inside = _owner(owners, span)
+        if trained and not inside:
+            # The space before an answer, or its stop token: of the answer that it is trained with.
+            turn = _owner(owners, _around(rendered.trained, span))[0]
         if not rule:
             rule = _rule(trained, inside)
         text = "" if rule == BOS else rendered.text[span[0] : span[1]]
@@ -114,6 +118,11 @@ def _owner(owners: Sequence[tuple[int, int, int]], span: Span) -> tuple[int | No
         if end <= span[0]:
             turn = number
     return turn, False
+
+
+def _around(spans: Sequence[Span], span: Span) -> Span:
+    """The first of the spans that touches one; that one itself where none does."""
+    return next((one for one in spans if one[0] < span[1] and span[0] < one[1]), span)
 
 
 def _rule(trained: bool, inside: bool) -> str:

@@ -50,7 +50,7 @@ BROKEN: dict[str, tuple[Any, str, str | None]] = {
         '{\n      "from": "human",\n      "value": "b"\n    }',
     ),
     "an image that is missing": (
-        record("a", image=["good.jpg", "none.jpg"], conversations=turns("<image><image>", "x")),
+        record("a", image=["none", "none.jpg"], conversations=turns("<image><image>", "x")),
         "missing_image",
         '"none.jpg"',
     ),
@@ -64,7 +64,9 @@ BROKEN: dict[str, tuple[Any, str, str | None]] = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_record_is_shown_with_its_place(case: str, tmp_path: Path) -> None:
     row, reason, place = BROKEN[case]
-    source = make_source(tmp_path, [record("ok"), row], {"bad.jpg": b"no image at all"})
+    source = make_source(
+        tmp_path, [record("ok"), row], {"bad.jpg": b"no image at all", "none": picture()}
+    )
     looked = open_looked(source, images=tmp_path / "images")
     assert not looked.record(0).findings
     (finding,) = looked.record(1).findings

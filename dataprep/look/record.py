@@ -165,9 +165,11 @@ def _image_path(value: dict[str, Any], message: str) -> Path | None:
     for field in ("image", "images"):
         found = value.get(field)
         for number, path in enumerate(found if isinstance(found, list) else ()):
-            # Without its last quotation mark: a long path is cut in a message.
-            named = repr(path[:200])[:-1] if isinstance(path, str) else None
-            if named is None or message.startswith((f"image {named}", f"image path {named}")):
+            # Messages cut a long path.
+            named = {repr(path), repr(path[:200])} if isinstance(path, str) else None
+            if named is None or any(
+                message.startswith((f"image {n}", f"image path {n}")) for n in named
+            ):
                 return (field, number)
         if found is not None:
             return (field,)
