@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
-import struct
 import subprocess
 import sys
 import unicodedata
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from handmade import Members, members, picture, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from test_look_pictures import bomb
 
 from neva_prep.dataprep.look.describe import describe
 from neva_prep.dataprep.look.open import open_looked
@@ -183,13 +182,7 @@ def test_hundreds_of_turns_are_cut_and_counted(tmp_path: Path) -> None:
 
 def test_a_bomb_is_told_not_decoded(tmp_path: Path) -> None:
     """20,000 x 20,000 pixels in a kilobyte: 1.2 GB if it were decoded."""
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1_000))), (b"IEND", b"")]
-    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    sample = looked(tmp_path, one(("000.jpg", bomb), *members(0)[1:]))
+    sample = looked(tmp_path, one(("000.jpg", bomb(20_000, 20_000)), *members(0)[1:]))
     output = shown(sample, force_terminal=True, color_system="truecolor", width=200)
     assert "20000 x 20000 pixels, more than the limit" in output
     assert "Answer 0." in output and "▀" not in output
