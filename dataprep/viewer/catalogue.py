@@ -29,7 +29,7 @@ _TABLES = """
         n INTEGER PRIMARY KEY, id TEXT, split TEXT, images INTEGER, turns INTEGER, chars INTEGER,
         head TEXT, reason TEXT, length INTEGER, trained INTEGER, fault TEXT);
     CREATE TABLE texts (n INTEGER PRIMARY KEY, folded TEXT);
-    CREATE TABLE rejected (n INTEGER PRIMARY KEY, id TEXT, reason TEXT, message TEXT);
+    CREATE TABLE rejected (n INTEGER PRIMARY KEY, reason TEXT);
 """
 
 
@@ -171,25 +171,25 @@ class Catalogue:
             found.append(rows[0][0] if rows else None)
         return found[0], found[1]
 
-    def reasons(self) -> list[tuple[str, int, str]]:
-        """Reason codes of what is rejected: how often, and one example's message."""
-        return [
-            (reason, count, message)
-            for reason, count, message in self._select(
-                "SELECT reason, COUNT(*), MIN(message) FROM rejected GROUP BY reason"
-                " ORDER BY 2 DESC, 1",
-                [],
-            )
-        ]
+    @property
+    def num_rejected(self) -> int:
+        """How many records are known to be rejected."""
+        return int(self._select("SELECT COUNT(*) FROM rejected", [])[0][0])
 
-    def rejected(self, reason: str, start: int, count: int) -> list[tuple[int, str, str, str]]:
-        """Number, id, reason and message of what is rejected, for one reason or for any."""
-        condition, values = ("reason = ?", [reason]) if reason else ("1", [])
+    def reasons(self) -> list[tuple[str, int]]:
+        """Reason codes of what is rejected, and how often; the most frequent first."""
         return self._select(
-            f"SELECT n, id, reason, message FROM rejected WHERE {condition} ORDER BY n"
-            " LIMIT ? OFFSET ?",
+            "SELECT reason, COUNT(*) FROM rejected GROUP BY reason ORDER BY 2 DESC, 1", []
+        )
+
+    def rejected(self, reason: str, start: int, count: int) -> list[int]:
+        """Numbers of what is rejected, for one reason or, where it is empty, for any."""
+        condition, values = ("reason = ?", [reason]) if reason else ("1", [])
+        rows = self._select(
+            f"SELECT n FROM rejected WHERE {condition} ORDER BY n LIMIT ? OFFSET ?",
             [*values, count, start],
         )
+        return [n for (n,) in rows]
 
     def _select(self, query: str, values: list[Any]) -> list[Any]:
         with closing(self._open()) as database:
@@ -236,19 +236,15 @@ class Catalogue:
     def _note_rejected(self, database: sqlite3.Connection) -> None:
         if self._looked.kind == "source":
             database.execute(
-                "INSERT INTO rejected SELECT n, id, reason, '' FROM samples WHERE reason NOT NULL"
+                "INSERT INTO rejected SELECT n, reason FROM samples WHERE reason NOT NULL"
             )
             return
         for views in self._parts(enumerate(self._looked.quarantined())):
             with database:
                 database.execute("BEGIN")
                 database.executemany(
-                    "INSERT INTO rejected VALUES (?, ?, ?, ?)",
-                    [
-                        (n, _sound(view.id), finding.reason, _sound(finding.message))
-                        for n, view in views
-                        for finding in view.findings[:1]
-                    ],
+                    "INSERT INTO rejected VALUES (?, ?)",
+                    [(n, view.findings[0].reason) for n, view in views if view.findings],
                 )
 
     def _note_tokens(self, database: sqlite3.Connection) -> None:

@@ -42,6 +42,7 @@ def grid(site: Site, asked: Mapping[str, str]) -> str:
             if site.flow.has_tokens or name not in ("tokens", "short", "trained")
         ],
         has_tokens=site.flow.has_tokens,
+        of_source=site.looked.kind == "source",
         suffix=f"?{suffix}" if suffix else "",
     )
 
@@ -50,7 +51,7 @@ def quarantine(site: Site, asked: Mapping[str, str]) -> str:
     """What was rejected, by reason."""
     found = site.catalogue.reasons()
     reason = asked.get("reason", "")
-    counts = {name: count for name, count, _ in found}
+    counts = {name: count for name, count in found}
     count = counts.get(reason, 0) if reason else sum(counts.values())
     pages = max(1, -(-count // REJECTED))
     page = min(number_of(asked.get("page")), pages - 1)
@@ -62,12 +63,12 @@ def quarantine(site: Site, asked: Mapping[str, str]) -> str:
         title="Quarantine",
         section="quarantine",
         arrows=False,
-        reasons=[(name, times, REJECTIONS.get(name, "")) for name, times, _ in found],
+        reasons=[(name, times, REJECTIONS.get(name, "")) for name, times in found],
         reason=reason,
         count=sum(counts.values()),
         of_source=of_source,
         progress=site.catalogue.progress,
-        views=[(n, site.rejected.record(n)) for n, *_ in rows],
+        views=[(n, site.rejected.record(n)) for n in rows],
         source=source,
         link=lambda n: (
             f"{site.base}/sample/{n}" if source == "looked" else f"{site.base}/rejected/{n}"

@@ -6,7 +6,6 @@ import secrets
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -67,8 +66,6 @@ def running(looked: Looked, *, settings: LookSettings | None = None) -> Iterator
     thread = threading.Thread(target=server.run, args=([bound],), name="viewer")
     thread.start()
     try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.005)
         yield url
     finally:
         server.should_exit = True
@@ -109,6 +106,8 @@ def _bind(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((LOOPBACK, port))
+        # From now on a browser is heard: its first request waits for the server to be ready.
+        bound.listen(128)
     except OSError as error:
         bound.close()
         raise ConfigError(

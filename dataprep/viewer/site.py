@@ -53,6 +53,7 @@ class Site:
             base=self.base,
             dataset=self.looked.path.name,
             total=self.catalogue.total,
+            rejected=self.catalogue.num_rejected,
             **context,
         )
 
