@@ -21,7 +21,7 @@ Examples:
   neva-prep stats shards/ --template v1 --tokenizer vicuna-7b/ --global-batch-size 128
   neva-prep stats shards/ --split train --html stats.html --json > stats.json
 \b
-Exit codes: 0 all counted, 3 nothing to count, 4 some records could not be counted.
+Exit codes: 0 all counted, 3 nothing to count, 4 some records were left out.
 """
 )
 @click.argument("path", metavar="DATASET|SOURCE", type=click.Path(exists=True, path_type=Path))
@@ -96,7 +96,8 @@ def stats(
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
         show_stats(found, Console(highlight=False))
-    ctx.exit(4 if found.seen > found.counted else 0)
+    has_failures = found.tokens is not None and found.tokens.failures
+    ctx.exit(4 if has_failures or found.seen > found.counted else 0)
 
 
 def _tokenizing(

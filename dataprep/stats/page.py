@@ -82,13 +82,11 @@ def _left_out(found: DatasetStats) -> str:
     parts = []
     if found.left_out:
         rows = _reason_rows(found.left_out, found.examples)
-        parts.append(
-            _section("Left out of all other figures", _table(("records", "reason", ""), rows))
-        )
+        parts.append(_section("Left out of all other figures", _table(("records", "reason"), rows)))
     if found.quarantined:
         rows = _reason_rows(found.quarantined, {})
         parts.append(
-            _section("In quarantine, not in the dataset", _table(("records", "reason", ""), rows))
+            _section("In quarantine, not in the dataset", _table(("records", "reason"), rows))
         )
     return "".join(parts)
 
@@ -103,7 +101,7 @@ def _reason_rows(
             for message in examples.get(reason, [])[:1]
         )
         fix = _safe(REJECTIONS.get(reason, "")) + example
-        rows.append((f"{count:,}", f"<code>{_safe(reason)}</code>", fix))
+        rows.append((f"{count:,}", f"<code>{_safe(reason)}</code><br>{fix}"))
     return rows
 
 
@@ -127,7 +125,7 @@ def _token_text(tokens: TokenStats) -> str:
         )
     if tokens.failures:
         rows = _reason_rows(tokens.failures, tokens.examples)
-        text += "<h3>Not tokenized</h3>" + _table(("records", "reason", ""), rows)
+        text += "<h3>Not tokenized</h3>" + _table(("records", "reason"), rows)
     if tokens.events:
         rows = [
             (f"{count:,}", f"<code>{_safe(name)}</code>") for name, count in tokens.events.items()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, RecordError, ShardError
+from ...errors import ConfigError, RecordError, ShardError, TemplateError
 from ...loaders.format import QUARANTINE_FILE
 from ...loaders.trust import TrustedDataset, check_dataset
 from ..folder import ImageFolder
@@ -24,7 +24,7 @@ from .read_dataset import DatasetReader, DatasetTask, dataset_tasks
 from .read_source import SourceReader, SourceTask, source_tasks
 from .result import DatasetStats
 from .summary import Origin, summarize
-from .tokens import Tokenizing
+from .tokens import TokenCounts, Tokenizing
 
 Progress = Callable[[int, int], None]
 """Called with the bytes counted so far and in all."""
@@ -62,6 +62,7 @@ def stats(
     Raises:
         ConfigError: settings that cannot work, or no such split.
         RecordError: the source as a whole is broken, or there is no record that counts.
+        TemplateError: no record can be tokenized.
         ShardError: the dataset, its index or a shard is missing or damaged.
 
     Example:
@@ -79,7 +80,9 @@ def stats(
             if progress is not None:
                 progress(done, job.origin.num_bytes)
         if not counts.record_bytes.total:
-            raise _nothing(job.origin, counts)
+            raise _nothing_counted(job.origin, counts)
+        if counts.tokens is not None and not counts.tokens.text.total:
+            raise _nothing_tokenized(job.origin, counts.tokens)
         return summarize(job.origin, counts, tokenizing, global_batch_size, top, run)
 
 
@@ -176,7 +179,7 @@ def _check_numbers(workers: int, top: int, global_batch_size: int | None) -> Non
         raise ConfigError(f"--global-batch-size {global_batch_size}: must be 1 or more")
 
 
-def _nothing(origin: Origin, counts: PartCounts) -> RecordError:
+def _nothing_counted(origin: Origin, counts: PartCounts) -> RecordError:
     if not counts.left_out:
         return RecordError(f"{origin.path}: the list is empty; there is nothing to count")
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.left_out.most_common())
@@ -184,6 +187,15 @@ def _nothing(origin: Origin, counts: PartCounts) -> RecordError:
     return RecordError(
         f"{origin.path}: none of {sum(counts.left_out.values()):,} records can be counted "
         f"({reasons}); for example {example}. Run neva-prep doctor, or correct the records"
+    )
+
+
+def _nothing_tokenized(origin: Origin, counts: TokenCounts) -> TemplateError:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.failures.most_common())
+    example = next(iter(counts.examples.values()))[0]
+    return TemplateError(
+        f"{origin.path}: none of {sum(counts.failures.values()):,} records can be tokenized "
+        f"({reasons}); for example {example}. Give another --template"
     )
 
 

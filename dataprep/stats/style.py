@@ -37,7 +37,7 @@ body > .neva-stats { min-height: 100vh; }
 }
 .neva-stats figure { background: var(--card); border-radius: 8px; margin: 0; padding: 12px 14px; }
 .neva-stats figcaption { font-weight: 600; margin-bottom: 8px; }
-.neva-stats svg { display: block; height: auto; max-width: 460px; width: 100%; }
+.neva-stats svg { display: block; height: auto; max-width: 420px; width: 100%; }
 .neva-stats svg text { fill: var(--quiet); font-size: 11px; }
 .neva-stats svg text.name { fill: var(--ink); font-size: 12px; }
 .neva-stats svg .bar { fill: var(--bar); }
@@ -58,5 +58,7 @@ body > .neva-stats { min-height: 100vh; }
   grid-template-columns: repeat(auto-fill, minmax(min(480px, 100%), 1fr));
 }
 .neva-stats .pair > * { min-width: 0; }
-.neva-stats .number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
+.neva-stats .number { font-variant-numeric: tabular-nums; text-align: right; }
+.neva-stats td.number { white-space: nowrap; }
+.neva-stats figcaption::first-letter { text-transform: uppercase; }
 """

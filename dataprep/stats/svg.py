@@ -8,8 +8,8 @@ from html import escape
 from .result import Spread
 from .words import one_line, short_number
 
-_WIDTH, _HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 22, 34
+_WIDTH, _HEIGHT = 360, 196
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 26, 34
 _GRID_LINES = 4
 _X_LABELS = 5
 _GAP = 1.5

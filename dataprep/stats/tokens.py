@@ -89,7 +89,7 @@ def count_tokens(counts: TokenCounts, batch: Sequence[Item], how: Tokenizing) ->
     counts.text.add(text)
     counts.positions.add(positions)
     counts.trained.add(trained)
-    counts.trained_percent.add(100 * trained // text)
+    counts.trained_percent.add(100 * trained // np.maximum(text, np.uint64(1)))
     counts.lengths.append(np.stack([positions, images], axis=1).astype(np.int32))
 
 

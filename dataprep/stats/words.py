@@ -31,8 +31,10 @@ def totals(found: DatasetStats) -> list[tuple[str, str]]:
         rows.append((name, f"{count:,}  ({share(count, found.counted)})"))
     rows.append(("images", _images(found)))
     rows.append(("turns", f"{found.turns.total:,}"))
-    what = f"{found.shards:,} shards" if found.kind == "dataset" else "source"
-    rows.append((what, number_of_bytes(found.num_bytes)))
+    if found.kind == "source":
+        rows.append(("source", number_of_bytes(found.num_bytes)))
+        return rows
+    rows.append((f"{found.shards:,} shards", number_of_bytes(found.num_bytes)))
     rows.append(("records as JSON", number_of_bytes(found.record_bytes.total)))
     return rows
 
@@ -85,9 +87,9 @@ def forecast_rows(found: DatasetStats) -> list[tuple[str, list[str]]]:
         ("full", [f"{row.efficiency:.2%}" for row in rows]),
         ("packs", [f"{row.packs:,}" for row in rows]),
         ("samples a pack", [f"{row.samples_per_pack:.2f}" for row in rows]),
-        ("  at most", [f"{row.most_samples:,}" for row in rows]),
+        ("most samples", [f"{row.most_samples:,}" for row in rows]),
         ("images a pack", [f"{row.images_per_pack:.2f}" for row in rows]),
-        ("  at most", [f"{row.most_images:,}" for row in rows]),
+        ("most images", [f"{row.most_images:,}" for row in rows]),
         ("samples too long", [f"{row.oversize:,}" for row in rows]),
     ]
     steps = [row.steps_per_epoch for row in rows if row.steps_per_epoch is not None]
