@@ -90,7 +90,8 @@ class Table:
     def content_and_id(self, rows: Places) -> Hashes:
         """uint64[rows, 2]: of all that a row says."""
         with np.errstate(over="ignore"):
-            return self.content(rows) + self.ids[rows] * _MIX[0]
+            mixed: Hashes = self.content(rows) + self.ids[rows] * _MIX[0]
+        return mixed
 
 
 class Pairs(NamedTuple):

@@ -24,6 +24,16 @@ def show_diff(report: DiffReport, console: Console) -> None:
     for name, count in report.matched_by.items():
         if count:
             _line(console, Text(f"{count:,} rows matched {_HOW[name]}", "dim"))
+    for side, option in ((report.a, "--images-a"), (report.b, "--images-b")):
+        if side.missing_images:
+            _line(
+                console,
+                Text(
+                    f"{side.missing_images:,} images of {plain_text(side.path)} are missing, and "
+                    f"count by their path: is {option} the right folder?",
+                    "yellow",
+                ),
+            )
     for row in report.changed_rows:
         _show_change(row, console)
     _rest(console, len(report.changed_rows), report.changed, "changed")
@@ -57,7 +67,7 @@ def _totals(a: SideTotals, b: SideTotals) -> Table:
     table.add_column("A", justify="right")
     table.add_column("B", justify="right")
     table.add_column("B - A", justify="right")
-    table.add_row("", plain_text(a.path), plain_text(b.path), "")
+    table.add_row("", Text(plain_text(a.path)), Text(plain_text(b.path)), "")
     table.add_row("kind", a.kind, b.kind, "")
     names = ("rows", "turns", "images", "image_bytes", "missing_images", "without_id")
     for name in (*names, "tokens", "trained", "without_tokens"):
