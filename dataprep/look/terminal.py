@@ -45,12 +45,12 @@ _ROLE_STYLES["assistant"] = _ROLE_STYLES["gpt"]
 
 def show_record(record: RecordView, console: Console) -> None:
     """Print a record as it stands, what is wrong with it, and where."""
-    head = Text(f"record {record.place.index:,}", "bold")
-    say(console, head + Text(f"  id {shorten(record.id)}, key {plain_text(record.key)}"))
+    names = f"  id {shorten(record.id)}, key {plain_text(record.key)}"
+    say(console, Text.assemble((f"record {record.place.index:,}", "bold"), names))
     say(console, Text(_place(record.place), "dim"))
     for finding in record.findings:
-        line = Text(plain_text(finding.reason), "bold red")
-        say(console, line + Text(f"  {shorten(finding.message)}", "red"))
+        reason, message = plain_text(finding.reason), shorten(finding.message)
+        say(console, Text.assemble((reason, "bold red"), (f"  {message}", "red")))
     say(console, Text(""))
     say(console, _marked(record), indent=2)
 
@@ -62,8 +62,8 @@ def show_sample(sample: SampleView, console: Console) -> None:
     coloured half blocks, and in shades where colour is off. Anywhere else the output has no
     escape sequence, no wrapped line and no picture, only the line of facts about each image.
     """
-    head = Text(f"sample {plain_text(sample.key)}", "bold")
-    say(console, head + Text(f"  id {shorten(sample.id)}"))
+    key = plain_text(sample.key)
+    say(console, Text.assemble((f"sample {key}", "bold"), f"  id {shorten(sample.id)}"))
     counts = f"{len(sample.images)} images, {len(sample.turns)} turns"
     say(console, Text(f"{_place(sample.place, counts)}; position {sample.place.index:,}", "dim"))
     for number, image in enumerate(sample.images[:MAX_PARTS]):
@@ -139,13 +139,13 @@ def _marked(record: RecordView) -> Text:
     text = Text()
     pieces = mark_record(record.text, record.findings, MAX_TEXT_CHARACTERS)
     for finding, group in groupby(pieces, key=lambda piece: piece.finding):
-        part = Text()
+        text.append("⟦" if finding else "", _BROKEN)
         for piece in group:
-            left_out = f" ... {piece.skipped:,} more characters ... " if piece.skipped else ""
-            part.append(left_out or plain_text(piece.text), "dim" if left_out else "")
-        text += (
-            Text("⟦", _BROKEN) + Text(part.plain, _BROKEN) + Text("⟧", _BROKEN) if finding else part
-        )
+            if piece.skipped:
+                text.append(f" ... {piece.skipped:,} more characters ... ", "dim")
+            else:
+                text.append(plain_text(piece.text), _BROKEN if finding else "")
+        text.append("⟧" if finding else "", _BROKEN)
     return text
 
 
@@ -163,7 +163,7 @@ def _show_image(image: ImageView, console: Console, *, draw: bool) -> None:
     at = "" if image.offset is None else f" at byte {image.offset:,}"
     source = "" if image.source == image.name else f", from {shorten(image.source)}"
     facts = f"  {image.width} x {image.height}, {image.num_bytes:,} bytes{at}{source}"
-    say(console, Text(shorten(image.name), "bold") + Text(facts))
+    say(console, Text.assemble((shorten(image.name), "bold"), facts))
     if image.tiles:
         height, width, _ = image.tiles[0].shape
         tiles = "1 tile" if len(image.tiles) == 1 else f"{len(image.tiles)} tiles"

@@ -32,7 +32,7 @@ _KEEP = 2
 def show_tokens(view: TokensView, console: Console) -> None:
     """Print the tokens of a sample, which are trained and why, and what each position predicts."""
     say(console, Text(""))
-    say(console, Text("tokens", "bold") + Text(f"  {_summary(view)}"))
+    say(console, Text.assemble(("tokens", "bold"), f"  {_summary(view)}"))
     if view.error is not None:
         say(console, Text(f"skipped: {plain_text(view.reason or '')}", "bold red"))
         say(console, Text(shorten(view.error), "red"))
@@ -43,7 +43,7 @@ def show_tokens(view: TokensView, console: Console) -> None:
     shown = view.tokens[:MAX_TOKENS]
     for turn, group in groupby(shown, key=lambda token: token.turn):
         label = "" if turn is None else f"turn {turn}"
-        say(console, Text(f"{label:9}", "dim") + _as_text(list(group)), indent=2)
+        say(console, Text.assemble((f"{label:9}", "dim"), _as_text(list(group))), indent=2)
     _say_rest(console, len(view.tokens) - len(shown), "tokens")
     _show_spans(view, console)
     _show_shift(view.tokens, console)
@@ -68,11 +68,11 @@ def show_table(view: TokensView, console: Console) -> None:
 def show_pack(pack: PackView, console: Console, *, number: int) -> None:
     """Print a row as a bar: a stretch for each sample, dots for padding."""
     head = f"  {pack.capacity:,} positions, {pack.fill:.1%} filled, {len(pack.segments)} samples"
-    say(console, Text(f"row {number}", "bold") + Text(head))
+    say(console, Text.assemble((f"row {number}", "bold"), head))
     say(console, _bar(pack), indent=2)
     for place, segment in enumerate(pack.segments):
         padding = segment.padded_end - segment.end
-        line = Text(f"{_shade(place)} ", _COLOURS[place % len(_COLOURS)])
+        line = Text.assemble((f"{_shade(place)} ", _COLOURS[place % len(_COLOURS)]))
         line.append(f"{segment.start:>6,} to {segment.end:<6,} {shorten(segment.key)}")
         line.append(f"  {segment.num_trained:,} trained", "green" if segment.num_trained else "red")
         if padding:
@@ -85,7 +85,7 @@ def show_pack(pack: PackView, console: Console, *, number: int) -> None:
 def show_batch(batch: BatchView, console: Console) -> None:
     """Print a batch as the trainer gets it."""
     head = f"  {len(batch.rows)} rows, {len(batch.keys)} samples, {len(batch.media)} tiles"
-    say(console, Text(f"batch {batch.step}", "bold") + Text(head))
+    say(console, Text.assemble((f"batch {batch.step}", "bold"), head))
     width = max(len(tensor.name) for tensor in batch.tensors)
     for tensor in batch.tensors:
         kind = f"{tensor.dtype}{list(tensor.shape)}"
@@ -124,7 +124,7 @@ def _as_text(tokens: Sequence[TokenView]) -> Text:
         )
         if trained:
             text.stylize(_TRAINED)
-            text = Text("⟦", "green") + text + Text("⟧", "green")
+            text = Text.assemble(("⟦", "green"), text, ("⟧", "green"))
         parts.append(text)
     return Text(" ").join(parts)
 
@@ -159,7 +159,8 @@ def _show_shift(tokens: Sequence[TokenView], console: Console) -> None:
     if not tokens[first].trained:
         return
     say(console, Text(""))
-    say(console, Text("shifted", "bold") + Text("  each position's label is the next token"))
+    what = "  each position's label is the next token"
+    say(console, Text.assemble(("shifted", "bold"), what))
     columns = [
         _Column(
             [str(token.position), _piece(token), _visible(token.label_piece) or "-"], token.trained
@@ -169,7 +170,7 @@ def _show_shift(tokens: Sequence[TokenView], console: Console) -> None:
     names = ["position", "token", "label"]
     lines, used = _aligned(names, columns, console.width - 4)
     for line in lines:
-        console.print(Text("  ") + line, soft_wrap=True)
+        console.print(Text.assemble("  ", line), soft_wrap=True)
     if used < len(columns):
         say(console, Text(f"... and {len(columns) - used:,} more", "dim"), indent=2)
 
@@ -212,7 +213,7 @@ def _aligned(
 ) -> tuple[list[Text], int]:
     """Columns under each other as lines, as many as fit, and how many these are; at least one."""
     label = max(map(len, names)) + 2
-    lines = [Text(f"{name:{label}}", "dim") for name in names]
+    lines = [Text.assemble((f"{name:{label}}", "dim")) for name in names]
     taken, used = label, 0
     for column in columns:
         size = max(map(cell_len, column.cells)) + 2
