@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ..templates.show_html import facts
 from .quarantine import Rejected
 from .shard import ShardSummary
 
@@ -52,6 +53,18 @@ class ConvertReport(msgspec.Struct, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """For --json."""
         return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(self)}
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the totals, and each reason with its first example."""
+        names = ("records", "samples", "rejected", "images", "turns", "shards")
+        totals = {name: f"{getattr(self, name):,}" for name in names}
+        shown = facts(self.out or "report", {**totals, **self.splits})
+        rejected = {
+            f"{reason}: {count:,}": "; ".join(self.examples.get(reason, [])[:1])
+            for reason, count in self.rejections.items()
+        }
+        tables = (("rejected", rejected), ("repaired", self.repairs), ("noticed", self.warnings))
+        return shown + "".join(facts(title, rows) for title, rows in tables if rows)
 
 
 def add_results(report: ConvertReport, results: Iterable[ShardSummary]) -> None:

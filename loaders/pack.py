@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, PackError
+from ..templates.show_html import bar, facts
 from .encoded import EncodedSample, Ints, RowConfig, align, check_images, expanded_sizes, shift
 
 if TYPE_CHECKING:
@@ -52,6 +53,19 @@ class Pack:
     """Tiles of each sample that brings a tensor."""
     keys: tuple[str, ...]
     origins: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a bar of its samples."""
+        sizes, padded = np.diff(self.cu_seqlens), np.diff(self.cu_seqlens_padded)
+        known = {
+            "positions": int(self.cu_seqlens_padded[-1]),
+            "padding": int((padded - sizes).sum()),
+            "samples": ", ".join(self.keys),
+            "images": len(self.num_tiles),
+            "tiles": int(self.num_tiles.sum()),
+        }
+        parts = zip(self.keys, sizes.tolist(), (padded - sizes).tolist(), strict=True)
+        return facts("pack", known) + bar(parts)
 
 
 def make_row(sample: EncodedSample, config: RowConfig) -> tuple[Row, int]:

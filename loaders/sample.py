@@ -8,8 +8,10 @@ from megatron.energon import Sample, basic_sample_keys, edataclass, stateless
 from PIL import Image
 
 from ..errors import NevaPrepError
+from ..templates.show_html import facts, first, turns
 from .decode import DEFAULT_MAX_PIXELS, decode_image
 from .members import JSON_MEMBER, read_record
+from .show_image import image_html
 
 
 @edataclass
@@ -46,6 +48,12 @@ class ConversationSample(Sample):  # type: ignore[misc]
             decode_image(data, max_pixels=self.max_pixels, name=f"sample {self.key}, image {name}")
             for name, data in zip(names, self.images, strict=True)
         ]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the conversation and its images."""
+        known = {"key": self.key, "id": self.id, "images": len(self.images)}
+        pictures = "".join(map(image_html, first(self.images)))
+        return f"{facts('sample', known)}<div>{pictures}</div>{turns(self.messages)}"
 
 
 @edataclass

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from .show_html import facts, token_ids
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenizedSample:
@@ -28,3 +30,9 @@ class TokenizedSample:
     def num_trained(self) -> int:
         """Tokens on which loss is taken, wherever labels repeat the token."""
         return int((self.labels == self.tokens).sum())
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the ids, what is trained marked."""
+        known = {"tokens": len(self.tokens), "trained": self.num_trained, "images": self.num_images}
+        shown = facts(f"tokens of {self.key or 'a sample'}", {**known, **self.events})
+        return shown + token_ids(self.tokens.tolist(), (self.labels == self.tokens).tolist())

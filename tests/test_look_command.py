@@ -36,6 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, folder: str) -> str:
+    """The folder, of which the tokenizer is read already: that takes a second each time."""
+    monkeypatch.setattr("neva_prep.templates.load.load_tokenizer", lambda _: tokenizer())
+    return folder
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return conversations(tmp_path_factory.mktemp("inspect") / "ds", train=24, shards=2, val=2)
@@ -98,9 +105,9 @@ def test_trained_tokens_are_coloured_and_underlined_on_a_terminal(dataset: Path)
     assert "\x1b[4;32m▁chat" not in output
 
 
-def test_nothing_trained_and_errors_are_said(folder: str, tmp_path: Path) -> None:
+def test_nothing_trained_and_errors_are_said(loaded: str, tmp_path: Path) -> None:
     source = make_source(tmp_path, [text_record("a", "so " * 60, "x")])
-    found = run(source, "--tokenizer", folder, "--seq-length", 50)
+    found = run(source, "--tokenizer", loaded, "--seq-length", 50)
     assert found.exit_code == 0
     assert "skipped: too_long" in found.output and "the limit is 51" in found.output
     silent = view_messages([{"role": "user", "content": "Why?"}], encoder())
@@ -127,8 +134,8 @@ def test_a_megabyte_of_tokens_is_cut_and_counted() -> None:
     assert re.search(r"and 48,\d{3} more tokens", output) and len(output) < 60_000
 
 
-def test_tokens_as_json_have_every_number(dataset: Path, folder: str) -> None:
-    found = run(dataset, "--tokenizer", folder, "--template", "v1", *SMALL, "--json")
+def test_tokens_as_json_have_every_number(dataset: Path, loaded: str) -> None:
+    found = run(dataset, "--tokenizer", loaded, "--template", "v1", *SMALL, "--json")
     content = json.loads(found.output)
     tokens = content["tokens"]
     prepared = encoder(template=get_template("v1")).preencode_sample(
@@ -139,8 +146,8 @@ def test_tokens_as_json_have_every_number(dataset: Path, folder: str) -> None:
     assert content["images"][0]["tiles"] == [[28, 28]]
 
 
-def test_packs_are_bars(dataset: Path, folder: str) -> None:
-    options = ("--tokenizer", folder, *SMALL, "--packed-sequence-size", 256, "--pack", 2)
+def test_packs_are_bars(dataset: Path, loaded: str) -> None:
+    options = ("--tokenizer", loaded, *SMALL, "--packed-sequence-size", 256, "--pack", 2)
     found = run(dataset, "--split", "train", *options)
     assert found.exit_code == 0, found.output
     assert re.findall(r"^row (\d)  256 positions, 100.0% filled", found.output, re.M) == ["0", "1"]
@@ -160,8 +167,8 @@ def test_padding_is_dotted_in_a_bar(dataset: Path) -> None:
     assert "·" in output and " padding" in output
 
 
-def test_a_batch_is_shown_as_the_trainer_gets_it(dataset: Path, folder: str) -> None:
-    options = ("--tokenizer", folder, *SMALL, "--split", "train", "--batch")
+def test_a_batch_is_shown_as_the_trainer_gets_it(dataset: Path, loaded: str) -> None:
+    options = ("--tokenizer", loaded, *SMALL, "--split", "train", "--batch")
     found = run(dataset, *options)
     assert found.exit_code == 0, found.output
     output = found.output
@@ -226,10 +233,10 @@ def test_what_is_not_there_is_an_error_of_ours(dataset: Path, folder: str, tmp_p
 
 
 def test_the_page_is_written_for_the_samples_that_are_asked_for(
-    dataset: Path, folder: str, tmp_path: Path
+    dataset: Path, loaded: str, tmp_path: Path
 ) -> None:
     page = tmp_path / "look.html"
-    options = ("--html", page, "--count", 3, "--index", 4, "--tokenizer", folder, *SMALL)
+    options = ("--html", page, "--count", 3, "--index", 4, "--tokenizer", loaded, *SMALL)
     found = run(dataset, *options)
     assert found.exit_code == 0, found.output
     text = page.read_text()

@@ -190,6 +190,12 @@ class PackView:
         """Share of the row that is no padding."""
         return sum(s.end - s.start for s in self.segments) / self.capacity if self.capacity else 0.0
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from .notebook import pack_html
+
+        return pack_html(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorView:
@@ -231,3 +237,9 @@ class BatchView:
     """Of a packed batch: sums of the true lengths."""
     cu_seqlens_padded: tuple[int, ...] = ()
     max_seqlen: int | None = None
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from .notebook import batch_html
+
+        return batch_html(self)
