@@ -13,6 +13,7 @@ from handmade import picture
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.doctor.doctor import doctor
+from neva_prep.dataprep.doctor.edits import EDITS
 from neva_prep.dataprep.doctor.report import DoctorReport
 from neva_prep.errors import ConfigError
 
@@ -260,3 +261,10 @@ def test_real_source_converts_once_it_is_fixed(tmp_path: Path, name: str) -> Non
     assert (report.records, report.records - report.wrong) == (records, before)
     converted = convert(tmp_path / "fixed.json", source.parent, tmp_path / "out")
     assert converted.samples == after
+
+
+def test_the_page_lists_every_edit_with_its_meaning_and_no_other() -> None:
+    page = Path(__file__).parents[1] / "docs" / "doctor.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert set(rows) >= {f"| `{kind}` | {meaning} |" for kind, meaning in EDITS.items()}
+    assert len([row for row in rows if row.count("|") == 3]) == len(EDITS)

@@ -116,8 +116,14 @@ class FixWriter:
             lines.append(f"@@ {where}: {kind} @@")
             lines += [f"{sign}{_shown(text)}" for sign, text in (("-", old), ("+", new)) if text]
         # A diff is read on a terminal: what steers one is spelled out.
-        text = "\n".join(plain_text(line).replace("\n", "\\n") for line in lines)
+        text = "\n".join(
+            line if line.isascii() and line.isprintable() else _one_line(line) for line in lines
+        )
         self._notes.write(f"{text}\n".encode())
+
+
+def _one_line(text: str) -> str:
+    return plain_text(text).replace("\n", "\\n")
 
 
 def _shown(text: str) -> str:
