@@ -166,6 +166,8 @@ def _plain(value: Any) -> Any:
     """What a template prints, without characters that HTML forbids or that steer its reader."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
+    if value.isascii() and value.isprintable():
+        return value
     return _NO_CHARACTER.sub(lambda found: f"\\U{ord(found[0]):08x}", plain_text(value))
 
 

@@ -24,6 +24,8 @@ from .rows import Row, read_rows, row_of
 
 FIRST_ROWS = 200
 """Noted before anything else, so that the first page need not wait."""
+FIRST_WAIT_SECONDS = 0.5
+"""That a page waits for them; then it reads its samples itself."""
 _TABLES = """
     CREATE TABLE samples (
         n INTEGER PRIMARY KEY, id TEXT, split TEXT, images INTEGER, turns INTEGER, chars INTEGER,
@@ -124,10 +126,10 @@ class Catalogue:
     def cards(self, query: Query, start: int, count: int) -> list[Card]:
         """Samples of a query, from its `start`-th on, as far as they are noted.
 
-        The first of all are there at once.
+        Without a filter they are there at once: those that are not noted are read.
         """
         if query.is_all:
-            self._first.wait(timeout=5)
+            self._first.wait(FIRST_WAIT_SECONDS)
             condition, values = "n >= ? AND n < ?", [start, start + count]
             limit: list[Any] = [count, 0]
         else:
