@@ -11,7 +11,7 @@ import html5lib
 import pytest
 from click.testing import CliRunner
 from convert_help import make_source, record, run_cli, text_record, turns
-from handmade import write_source
+from handmade import write_dataset, write_source
 from loader_help import tokenizer
 
 from neva_prep.dataprep.stats import stats
@@ -55,6 +55,16 @@ def test_no_text_of_the_data_acts_on_the_page(tmp_path: Path) -> None:
     names = {name for element in tree.iter() for name in element.attrib}
     assert not [name for name in names if name.startswith("on") or name in ("href", "src")]
     assert "default-src 'none'" in page and "://" not in page
+
+
+def test_a_hostile_reason_in_a_quarantine_does_not_act_either(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d")
+    row = {"source": "s", "index": 0, "reason": EVIL, "message": EVIL, "fix": EVIL}
+    (dataset / "quarantine.jsonl").write_text(json.dumps(row))
+    done = CliRunner().invoke(command, [str(dataset), "--workers=1"])
+    assert "\\x1b[31m" in done.stdout and "\x1b" not in done.stdout
+    page = render_page(stats(dataset))
+    assert "&lt;script&gt;alert(1)" in page and "<script" not in page and "\u202e" not in page
 
 
 def test_page_has_every_chart_and_table(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from convert_help import make_source, record, text_record, turns
+from handmade import members, valid_shards, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from loader_help import IMAGES, conversations, tokenizer
@@ -93,15 +94,17 @@ def test_front_moves_images_as_the_encoder_does(tmp_path: Path) -> None:
 
 
 def test_a_record_that_cannot_be_tokenized_is_counted_and_spoils_no_other(tmp_path: Path) -> None:
-    rows = [text_record(f"t{n}", "Why?", "So.") for n in range(5)]
-    # An image in a system turn is text to convert, and an image to the template.
-    system = {"from": "system", "value": "Look at <image>."}
-    rows[2]["conversations"].insert(0, system)
-    found = stats(make_source(tmp_path, rows), tokenizing=how()).tokens
-    assert found is not None and found.text.count == 4
-    assert sum(found.failures.values()) == 1
-    (messages,) = found.examples.values()
-    assert "record 2" in messages[0]
+    shards = valid_shards()
+    odd = [{"from": "human", "value": "Why?"}, {"from": "narrator", "value": "So."}]
+    # An image in a system turn is text to the shards, and an image to the template.
+    system = [{"from": "system", "value": "See <image>."}, *turns("Why?", "So.")]
+    for key, talk in (("000000000", odd), ("000000001", system)):
+        shards["train-000000.tar"][key] = members(int(key), images=0, conversations=talk)
+    found = stats(write_dataset(tmp_path / "d", shards), tokenizing=how())
+    assert found.counted == 7 and found.tokens is not None and found.tokens.text.count == 5
+    assert sum(found.tokens.failures.values()) == 2
+    said = str(found.tokens.examples)
+    assert "sample 000000000: message 1: unknown role" in said and "sample 000000001" in said
 
 
 def test_a_template_that_fits_no_record_is_an_error(tmp_path: Path) -> None:

@@ -38,8 +38,7 @@ class Tally:
         self.limit = limit
         self.total = 0
         """Numbers that were added, equal ones included."""
-        self.error = 0
-        """By how much a count may be too low; 0 where all are exact."""
+        self._error = 0
         self._pending: list[tuple[Numbers, Counts, Numbers]] = []
         self._waiting = 0
         self._numbers = np.empty(0, np.uint64)
@@ -50,7 +49,7 @@ class Tally:
     def of(cls, numbers: Numbers, counts: Counts, *, error: int = 0) -> Tally:
         """A tally of numbers that are counted already."""
         tally = cls()
-        tally.total, tally.error = int(counts.sum()), error
+        tally.total, tally._error = int(counts.sum()), error
         tally._put(numbers, counts, np.zeros(len(numbers), np.uint64))
         return tally
 
@@ -67,7 +66,7 @@ class Tally:
         """Add what another tally has counted."""
         other._compact()
         self.total += other.total
-        self.error += other.error
+        self._error += other._error
         self._put(other._numbers, other._counts, other._places)
 
     def compacted(self) -> Tally:
@@ -88,9 +87,14 @@ class Tally:
         return self._counts
 
     @property
+    def error(self) -> int:
+        """By how much a count may be too low; 0 where all are exact."""
+        self._compact()
+        return self._error
+
+    @property
     def is_exact(self) -> bool:
         """Whether no number was given up."""
-        self._compact()
         return self.error == 0
 
     def most_frequent(self, most: int) -> list[tuple[int, int, int]]:
@@ -133,7 +137,7 @@ class Tally:
         most = self.limit // 2
         cut = int(np.partition(self._counts, -most - 1)[-most - 1])
         kept = self._counts > cut
-        self.error += cut
+        self._error += cut
         self._numbers, self._places = self._numbers[kept], self._places[kept]
         self._counts = self._counts[kept] - cut
 
