@@ -65,7 +65,7 @@ class NevaConfig:
         shape = self.vision_shape
         if shape is None:
             return
-        if not -shape.num_layers <= self.vision_feature_layer <= shape.num_layers:
+        if not 1 <= self.num_vision_layers <= shape.num_layers:
             raise ConfigError(
                 f"vision_feature_layer={self.vision_feature_layer}: the vision encoder has "
                 f"{shape.num_layers} layers; use -{shape.num_layers} to -1"

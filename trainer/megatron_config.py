@@ -155,4 +155,5 @@ def _numbers(compute: ComputeConfig) -> dict[str, Any]:
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "autocast_dtype": dtype,
+        "perform_initialization": compute.initialize,
     }

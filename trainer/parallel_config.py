@@ -24,3 +24,5 @@ class ComputeConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: Literal["full", "selective"] | None = None
     """Compute activations again in the backward pass: those of all layers, or attention's."""
+    initialize: bool = True
+    """Draw random weights; False where they are read from a file right after."""

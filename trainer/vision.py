@@ -93,7 +93,7 @@ class HFVisionEncoder(MegatronModule):  # type: ignore[misc]
         super().__init__(config=config)
         from transformers import AutoConfig, AutoModel
 
-        from .hf_config import vision_to_hf
+        from .hf_vision import vision_to_hf
 
         settings = vision_to_hf(shape) | {"num_hidden_layers": num_layers}
         kind = settings.pop("model_type")

@@ -1,0 +1,106 @@
+"""Weights in a folder of safetensors, one tensor at a time, under one spelling of their names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ConfigError
+
+_SPELLINGS = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        # transformers 5 has one more level in memory, transformers 4 others in its files.
+        (r"^model\.(?=vision_tower|multi_modal_projector|language_model)", ""),
+        (r"^language_model\.model\.", "language_model."),
+        (r"^language_model\.lm_head\.", "lm_head."),
+        (r"^vision_tower\.vision_model\.", "vision_tower."),
+        # A language model or a vision tower by itself.
+        (r"^model\.(?=embed_tokens|layers|norm)", "language_model."),
+        (r"^vision_model\.", "vision_tower."),
+        (r"^(?=embeddings\.|encoder\.|pre_layrnorm\.|post_layernorm\.|head\.)", "vision_tower."),
+    )
+]
+
+
+def canonical(name: str) -> str:
+    """A weight's name as transformers 5 has it in memory, without `model.`.
+
+    Example:
+        >>> canonical("language_model.model.layers.0.mlp.up_proj.weight")
+        'language_model.layers.0.mlp.up_proj.weight'
+        >>> canonical("vision_model.embeddings.class_embedding")
+        'vision_tower.embeddings.class_embedding'
+    """
+    for pattern, replacement in _SPELLINGS:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+class WeightFolder:
+    """The weights of a folder. Shards are mapped into memory, and read where they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the names.
+
+        Raises:
+            ConfigError: there are no safetensors, or a shard of the index is missing.
+        """
+        self.folder = folder
+        self._shards: dict[Path, Any] = {}
+        self._places: dict[str, tuple[Path, str]] = {}
+        for path, names in _shard_names(folder):
+            self._places |= {canonical(name): (path, name) for name in names or self._open(path)}
+
+    def names(self) -> set[str]:
+        """Canonical names of all weights."""
+        return set(self._places)
+
+    def read(self, name: str) -> Tensor:
+        """A weight, by its canonical name.
+
+        Raises:
+            ConfigError: the folder does not have it.
+        """
+        if name not in self._places:
+            raise ConfigError(f"{self.folder}: has no weight {name!r}; it belongs to another model")
+        path, stored = self._places[name]
+        self._open(path)
+        tensor: Tensor = self._shards[path].get_tensor(stored)
+        return tensor
+
+    def _open(self, path: Path) -> list[str]:
+        """Names in a shard, which stays open."""
+        from safetensors import SafetensorError, safe_open
+
+        if path not in self._shards:
+            try:
+                self._shards[path] = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise ConfigError(f"{path}: cannot be read: {error}; fetch it again") from error
+        return list(self._shards[path].keys())
+
+
+def _shard_names(folder: Path) -> list[tuple[Path, list[str] | None]]:
+    """Shards and the names in them; None where a shard says so itself."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        by_shard: dict[str, list[str]] = {}
+        for name, shard in json.loads(index.read_text())["weight_map"].items():
+            # Only the shard's own name: an index must not reach outside the folder.
+            by_shard.setdefault(Path(shard).name, []).append(name)
+        missing = [shard for shard in by_shard if not (folder / shard).is_file()]
+        if missing:
+            raise ConfigError(f"{folder}: {index.name} names {missing[0]}, which is not there")
+        return [(folder / shard, names) for shard, names in by_shard.items()]
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [(single, None)]
+    raise ConfigError(
+        f"{folder}: has no model.safetensors; weights of other kinds are pickles, which run code: "
+        "save the model as safetensors"
+    )
