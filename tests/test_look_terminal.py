@@ -214,6 +214,16 @@ def test_a_broken_record_is_shown_with_the_place_marked(tmp_path: Path, terminal
     assert "s.json, line 2, byte 3: " in output
 
 
+@pytest.mark.parametrize("raw", [b'{"id": "\x1b]0;owned\x07', '{"id": "\u202e"}'.encode()])
+def test_hostile_text_of_a_broken_record_is_shown_as_escapes(raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_bytes(raw)
+    screen = console(force_terminal=True)
+    show_record(open_looked(tmp_path / "s.jsonl").record(0), screen)
+    output = without_style(screen.file.getvalue())  # type: ignore[attr-defined]
+    assert not re.search("[\x1b\x07\u202e]", output)
+    assert "]0;owned\\x07" in output or "\\u202e" in output
+
+
 def without_style(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 

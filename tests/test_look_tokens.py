@@ -18,7 +18,12 @@ from neva_prep.dataprep.look.tokens import view_messages, view_sample_tokens, vi
 from neva_prep.dataprep.look.view import TokensView
 from neva_prep.loaders import EncodedText, ImageConfig
 from neva_prep.loaders.encoded import length, shift
-from neva_prep.templates import encode_conversation, get_template, list_templates
+from neva_prep.templates import (
+    ConversationTemplate,
+    encode_conversation,
+    get_template,
+    list_templates,
+)
 
 TALK = [
     {"from": "human", "value": "Is <image>\na <image> cat? USER: no"},
@@ -130,10 +135,27 @@ def test_a_sample_that_is_too_long_is_shown_as_training_treats_it(
     if overflow != "error":
         check_equal(view, looked.encodable(0), made)
         assert view.length <= 80
+        answers = {1} if overflow == "drop_last_turns" else {1, 3}
+        assert {token.turn for token in view.tokens if token.trained} == answers
         return
     assert view.reason == "too_long" and "the limit is 81" in str(view.error)
     free = view_tokens(looked, 0, encoder(template=get_template("v1")))
     assert view.tokens == free.tokens and view.length == free.length > 80
+
+
+def test_turns_that_are_dropped_do_not_blur_the_reasons_of_the_others(tmp_path: Path) -> None:
+    """In this template the last turn is written otherwise, so a beginning is no prefix."""
+    source = "{% for m in messages %}{% if loop.last %}END {% endif %}{{ m.content }} {% endfor %}"
+    own = ConversationTemplate(name="own", chat_template=source)
+    talk = turns("Why?", "So. " * 4, "And?", "So. " * 90)
+    looked = open_looked(make_source(tmp_path, [text_record("a", conversations=talk)]))
+    made = encoder(overflow="drop_last_turns", seq_length=40, template=own)
+    view = view_tokens(looked, 0, made)
+    assert [token.id for token in view.tokens] == made.preencode_sample(
+        looked.encodable(0)
+    ).encoded.tokens.tolist()
+    assert "".join(token.text for token in view.tokens).startswith("Why? END So.")
+    assert {token.turn for token in view.tokens if token.rule == "content"} == {0}
 
 
 def test_a_sample_that_no_pack_can_hold_is_shown_with_its_tokens(tmp_path: Path) -> None:
