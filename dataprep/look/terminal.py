@@ -87,12 +87,9 @@ def say(console: Console, text: Text, *, indent: int = 0) -> None:
 
 def shorten(text: str, limit: int = MAX_FIELD_CHARACTERS) -> str:
     """A stranger's text, harmless, cut with the number of characters that are left out."""
-    rest = len(text) - limit
-    return (
-        plain_text(text)
-        if rest <= 0
-        else f"{plain_text(text[:limit])}... and {rest:,} more characters"
-    )
+    if len(text) <= limit:
+        return plain_text(text)
+    return f"{plain_text(text[:limit])}... and {len(text) - limit:,} more characters"
 
 
 def draw_side_by_side(pictures: Sequence[Image.Image], console: Console) -> None:
