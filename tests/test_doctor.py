@@ -158,7 +158,8 @@ def test_the_folder_that_was_meant_is_guessed_below_and_above(tmp_path: Path) ->
 
 def test_a_stranger_s_path_is_not_looked_for_outside(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(picture())
-    rows = [record("a", "../secret.jpg"), record("b", os.fspath(tmp_path / "secret.jpg"))]
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    rows = [record("a", "../../secret.jpg"), record("b", os.fspath(tmp_path / "secret.jpg"))]
     report = examine(tmp_path, rows)
     assert report.guesses == [] and report.repairable == 0
 

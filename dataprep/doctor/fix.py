@@ -38,14 +38,12 @@ def open_fix(source: Source, out: Path, overwrite: bool) -> Iterator[FixWriter]:
     paths = out, diff
     try:
         with temporary(out).open("wb") as file, temporary(diff).open("wb") as notes:
-            writer = FixWriter(source, out, diff, file, notes)
-            yield writer
-            if writer.is_finished:
-                for written in (file, notes):
-                    written.flush()
-                    os.fsync(written.fileno())
-                for path in paths:
-                    publish(path)
+            yield FixWriter(source, out, diff, file, notes)
+            for written in (file, notes):
+                written.flush()
+                os.fsync(written.fileno())
+            for path in paths:
+                publish(path)
     except OSError as error:
         raise DiskError(f"{out}: cannot be written: {error.strerror}; see to the disk") from error
     finally:
@@ -60,7 +58,6 @@ class FixWriter:
     def __init__(
         self, source: Source, out: Path, diff: Path, file: BinaryIO, notes: BinaryIO
     ) -> None:
-        self.is_finished = False
         self._source = source
         self._file = file
         self._notes = notes
@@ -101,7 +98,6 @@ class FixWriter:
         """Copy the rest; the files get their names when the context ends."""
         self._copy(len(self._source.data))
         self._fixed.edits = dict(self._edits.most_common())
-        self.is_finished = True
         return self._fixed
 
     def _copy(self, stop: int) -> None:
