@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from convert_help import make_source, record, text_record, turns
+from convert_help import make_source, record, shared, text_record, turns
 from handmade import members, picture, valid_shards, write_dataset, write_source
 from loader_help import VQA_FIELDS, typed_dataset, vqa_members
+from test_real_sources import OTHERS, given_records
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.look.json_text import lay_out
@@ -332,3 +334,23 @@ def test_members_of_a_dataset_are_read_in_place(tmp_path: Path) -> None:
     for image in open_looked(path).sample(0).images:
         start = image.offset or 0
         assert tar[start : start + image.num_bytes] == image.data
+
+
+DATA = shared("data")
+
+
+@pytest.mark.skipif(DATA is None, reason="needs ../shared/data beside the checkout")
+@pytest.mark.parametrize("source", OTHERS)
+def test_records_of_other_forms_are_shown_with_what_is_wrong(source: str) -> None:
+    path = (DATA or Path()) / source
+    looked = open_looked(path, images=path.parent)
+    reasons: Counter[str] = Counter()
+    for index in range(len(looked)):
+        view = looked.record(index)
+        (finding,) = view.findings
+        reasons[finding.reason] += 1
+        if finding.start is not None and finding.end is not None:
+            assert 0 <= finding.start < finding.end <= len(view.text)
+            json.loads(view.text[finding.start : finding.end])
+        assert json.loads(view.text) == given_records(path)[index]
+    assert reasons == OTHERS[source]

@@ -59,7 +59,7 @@ def view_batch(
         tensors=tuple(_tensors(batch)),
         rows=tuple(
             RowView(
-                pack=view_pack(row, encoder.preparer.rows, looked),
+                pack=view_pack(row, encoder, looked),
                 tokens=tuple(_tokens(row, batch["position_ids"][number].tolist(), encoder, looked)),
                 loss_mask=tuple(batch["loss_mask"][number].tolist()),
                 attention_mask=tuple(batch["attention_mask"][number].tolist()),

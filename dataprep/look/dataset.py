@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigError, NevaPrepError, RecordError
 from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import QUARANTINE_FILE
-from ...loaders.members import JSON_MEMBER, SampleRecord, load_member, read_record
-from .record import view_record
+from ...loaders.members import JSON_MEMBER, SampleRecord, read_record
+from .record import id_of, view_record
 from .sample import SHOWN_FIELDS, turns_of, view_image
 from .shards import ShardReader, Stored
 from .view import Finding, Place, RecordView, SampleView
@@ -119,7 +119,7 @@ class LookedDataset:
                 f"{self.path}: has no sample with key {key!r}; see --index for positions"
             )
         for number, data in self._reader.json_members():
-            if _id_of(data) == id:
+            if id_of(data) == id:
                 return number
         raise ConfigError(f"{self.path}: has no record with id {id!r}; was it quarantined?")
 
@@ -175,11 +175,3 @@ def _fault(stored: Stored) -> NevaPrepError | None:
     )
     found = next(chain((image.error for image in shown if image.error), (None,)))
     return None if found is None else RecordError(f"sample {stored.key}: image {found}")
-
-
-def _id_of(data: bytes) -> str | None:
-    try:
-        record = load_member(data)
-    except (ValueError, RecursionError):
-        return None  # verify reports it.
-    return str(record["id"]) if isinstance(record, dict) and "id" in record else None

@@ -15,6 +15,7 @@ from .view import PackView, Segment
 if TYPE_CHECKING:
     from ...loaders.batch import Batch
     from ...loaders.encoded import RowConfig
+    from ...loaders.task_encoder import MultiModalTaskEncoder
     from .open import Looked
 
 
@@ -60,10 +61,10 @@ def view_packs(
         looked: the same dataset, for the names of images.
         steps: which batches, counted from where its stream is.
     """
-    config = data_module.task_encoder.preparer.rows
+    encoder = data_module.task_encoder
     for _, batch in take(data_module, steps):
-        for row in rows_of(batch, config):
-            yield view_pack(row, config, looked)
+        for row in rows_of(batch, encoder.preparer.rows):
+            yield view_pack(row, encoder, looked)
 
 
 def take(data_module: Any, steps: range) -> Iterator[tuple[int, Batch]]:
@@ -109,8 +110,11 @@ def rows_of(batch: Batch, config: RowConfig) -> list[RowNumbers]:
     return rows
 
 
-def view_pack(row: RowNumbers, config: RowConfig, looked: Looked | None = None) -> PackView:
+def view_pack(
+    row: RowNumbers, encoder: MultiModalTaskEncoder, looked: Looked | None = None
+) -> PackView:
     """A row as bars."""
+    config, packer = encoder.preparer.rows, encoder.preparer.packer
     segments = []
     samples = zip(row.keys, row.origins, row.bounds, row.slices(), strict=True)
     for key, origin, (start, end, padded_end), part in samples:
@@ -126,7 +130,11 @@ def view_pack(row: RowNumbers, config: RowConfig, looked: Looked | None = None) 
                 images=_image_names(key, images, looked),
             )
         )
-    return PackView(capacity=int(row.sizes.sum()), segments=tuple(segments))
+    return PackView(
+        capacity=int(row.sizes.sum()),
+        segments=tuple(segments),
+        limit=None if packer is None else packer.pack_length,
+    )
 
 
 def _bounds(true: Sequence[int], padded: Sequence[int]) -> Iterator[tuple[int, int, int]]:

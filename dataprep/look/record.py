@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from ...errors import ImageError, NevaPrepError
 from ..check import check_placeholders, check_turns
 from ..folder import ImageFolder, machine_trouble
@@ -19,6 +21,12 @@ from ..reasons import REJECTIONS
 from .json_text import Path, lay_out
 from .view import Finding, Place, RecordView
 
+
+class _IdOnly(msgspec.Struct):
+    id: str | int | float | None = None
+
+
+_decode_id = msgspec.json.Decoder(_IdOnly).decode
 _TURN = re.compile(r"(?:the last )?turns? \(?(\d+)(?: and (\d+))?")
 _FIELD_OF = {
     "unknown_role": "from",
@@ -54,7 +62,13 @@ def view_record(
         message = f"{error}; {fix}" if fix else str(error)
         reason = error.reason or type(error).__name__
         findings = (Finding(reason=reason, message=message, start=start, end=end),)
-    return RecordView(place=place, id=_id_of(value, key), key=key, text=text, findings=findings)
+    return RecordView(
+        place=place,
+        id=key if (found := id_of(raw)) is None else found,
+        key=key,
+        text=text,
+        findings=findings,
+    )
 
 
 def check_record(raw: bytes, images: ImageFolder | None) -> tuple[Record, list[bytes]]:
@@ -66,6 +80,17 @@ def check_record(raw: bytes, images: ImageFolder | None) -> tuple[Record, list[b
     record = read_llava(raw)
     check_placeholders(record, check_turns(record.turns), insert=False)
     return record, [] if images is None else list(_read_images(record.images, images))
+
+
+def id_of(raw: bytes) -> str | None:
+    """The id that a record has; None of one without, or that is no JSON."""
+    try:
+        found: Any = _decode_id(raw).id
+    except (ValueError, RecursionError):
+        # A lenient reader, since the record may be sound but for a field that only passes through.
+        value = _parsed(raw)
+        found = value.get("id") if isinstance(value, dict) else None
+    return None if found is None or isinstance(found, list | dict) else str(found)
 
 
 def way_out(error: NevaPrepError) -> str:
@@ -103,12 +128,6 @@ def _parsed(raw: bytes) -> Any:
         return load_json(raw)
     except (ValueError, RecursionError):
         return None
-
-
-def _id_of(value: Any, key: str) -> str:
-    """The record's id; the sample's key, which it would get, where it has none."""
-    found = value.get("id") if isinstance(value, dict) else None
-    return key if found is None or isinstance(found, list | dict) else str(found)
 
 
 def _text_and_span(

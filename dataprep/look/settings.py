@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,10 +116,14 @@ def build_module(looked: Looked, settings: LookSettings) -> StreamDataModule:
     return EnergonMultiModalDataModule(
         looked.path,
         shuffle_buffer_size=100 if settings.shuffle else None,
-        train_split=looked.split
-        or next(name for name, samples in looked.splits.items() if samples),
+        train_split=looked.split or _fullest(looked.splits),
         **shared,
     )
+
+
+def _fullest(splits: Mapping[str, int]) -> str:
+    """The split with most samples."""
+    return max(splits, key=lambda split: splits[split], default="train")
 
 
 def read_images_as(folder: str | None, *, size: int | None = None, fit: Fit | None = None) -> Any:

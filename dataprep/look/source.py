@@ -14,7 +14,7 @@ from ...loaders.format import sample_key
 from ..folder import ImageFolder
 from ..readers.record import Record, load_json
 from ..source import Source, open_source
-from .record import check_record, view_record, way_out
+from .record import check_record, id_of, view_record, way_out
 from .sample import turns_of, view_image
 from .view import Place, RecordView, SampleView
 
@@ -167,11 +167,7 @@ class LookedSource:
             self._records.span(int(key))
             return int(key)
         for index in range(len(self)):
-            try:
-                value = load_json(self._records[index])
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict) and str(value.get("id")) == id:
+            if id_of(self._records[index]) == id:
                 return index
         raise ConfigError(f"{self.path}: has no record with id {id!r}; look at the source's ids")
 

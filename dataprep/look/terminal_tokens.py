@@ -67,7 +67,9 @@ def show_table(view: TokensView, console: Console) -> None:
 
 def show_pack(pack: PackView, console: Console, *, number: int) -> None:
     """Print a row as a bar: a stretch for each sample, dots for padding."""
-    head = f"  {pack.capacity:,} positions, {pack.fill:.1%} filled, {len(pack.segments)} samples"
+    limit = "" if pack.limit is None else f" of {pack.limit:,}"
+    samples = f"{len(pack.segments)} samples"
+    head = f"  {pack.capacity:,}{limit} positions, {pack.fill:.1%} filled, {samples}"
     say(console, Text.assemble((f"row {number}", "bold"), head))
     say(console, _bar(pack), indent=2)
     for place, segment in enumerate(pack.segments):

@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron.energon import CrudeSample, WorkerConfig
 
-from ...errors import NevaPrepError
+from ...errors import NevaPrepError, ShardError
 from ...loaders.config import MultiModalSampleConfig
 from ...loaders.dataset_kind import DatasetKind
 from ...loaders.encoders import ENCODERS
@@ -25,8 +25,14 @@ from .view import ImageView, Place, SampleView
 
 
 def open_factory(trusted: TrustedDataset, kind: DatasetKind) -> CheckedWebdataset:
-    """The reader of a dataset that training uses; one split stands for all."""
-    split = next(name for name, shards in trusted.splits.items() if shards)
+    """The reader of a dataset that training uses; one split stands for all.
+
+    Raises:
+        ShardError: no split has a shard, or `field_map` names no field.
+    """
+    split = next((name for name, shards in trusted.splits.items() if shards), None)
+    if split is None:
+        raise ShardError(f"{trusted.path}: no split has a shard; prepare the dataset again")
     worker = WorkerConfig(rank=0, world_size=1, num_workers=0)
     return CheckedWebdataset(trusted, kind, split=split, training=False, worker_config=worker)
 

@@ -184,6 +184,8 @@ class PackView:
     capacity: int
     """Positions of the row."""
     segments: tuple[Segment, ...]
+    limit: int | None = None
+    """Positions that a row may have; None where samples are not packed."""
 
     @property
     def fill(self) -> float:
