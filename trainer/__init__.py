@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .expand import ExpandedBatch as ExpandedBatch
     from .expand import expand_batch as expand_batch
     from .expand import slice_for_context as slice_for_context
+    from .hf_import import export_ckpt as export_ckpt
+    from .hf_import import import_ckpt as import_ckpt
+    from .hf_load import load_pretrained as load_pretrained
     from .language_config import LanguageConfig as LanguageConfig
     from .language_config import Llama2Config7B as Llama2Config7B
     from .language_config import Llama2Config13B as Llama2Config13B
@@ -31,6 +34,12 @@ if TYPE_CHECKING:
     from .language_config import Qwen25Config500M as Qwen25Config500M
     from .language_config import RopeScaling as RopeScaling
     from .model import MCoreNevaModel as MCoreNevaModel
+    from .models import CLIPViTModel as CLIPViTModel
+    from .models import InternViTModel as InternViTModel
+    from .models import LlavaModel as LlavaModel
+    from .models import NevaModel as NevaModel
+    from .models import SigLIPViTModel as SigLIPViTModel
+    from .models import VisionModel as VisionModel
     from .parallel_config import ComputeConfig as ComputeConfig
     from .parallel_config import ParallelConfig as ParallelConfig
     from .vision_config import CLIPViTL_14_336_Config as CLIPViTL_14_336_Config
@@ -41,9 +50,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CLIPViTL_14_336_Config": ".vision_config",
+    "CLIPViTModel": ".models",
     "ComputeConfig": ".parallel_config",
     "ExpandedBatch": ".expand",
     "HFCLIPVisionConfig": ".vision_config",
+    "InternViTModel": ".models",
     "InternViT_300M_448px_Config": ".vision_config",
     "LanguageConfig": ".language_config",
     "Llama2Config13B": ".language_config",
@@ -52,6 +63,7 @@ _HOME = {
     "Llama3Config8B": ".language_config",
     "Llava15Config13B": ".config",
     "Llava15Config7B": ".config",
+    "LlavaModel": ".models",
     "MCoreNevaModel": ".model",
     "MistralConfig7B": ".language_config",
     "MultimodalProjectorConfig": ".config",
@@ -60,21 +72,29 @@ _HOME = {
     "NemotronConfig": ".language_config",
     "NevaConfig": ".config",
     "NevaLlama3Config8B": ".config",
+    "NevaModel": ".models",
     "ParallelConfig": ".parallel_config",
     "Qwen25Config500M": ".language_config",
     "Qwen25Config7B": ".language_config",
     "RopeScaling": ".language_config",
     "SigLIPViT400M_14_384_Config": ".vision_config",
+    "SigLIPViTModel": ".models",
     "VisionConfig": ".vision_config",
+    "VisionModel": ".models",
     "expand_batch": ".expand",
+    "export_ckpt": ".hf_import",
+    "import_ckpt": ".hf_import",
+    "load_pretrained": ".hf_load",
     "slice_for_context": ".expand",
 }
 
 __all__ = [
     "CLIPViTL_14_336_Config",
+    "CLIPViTModel",
     "ComputeConfig",
     "ExpandedBatch",
     "HFCLIPVisionConfig",
+    "InternViTModel",
     "InternViT_300M_448px_Config",
     "LanguageConfig",
     "Llama2Config7B",
@@ -83,6 +103,7 @@ __all__ = [
     "Llama31Config8B",
     "Llava15Config7B",
     "Llava15Config13B",
+    "LlavaModel",
     "MCoreNevaModel",
     "MistralConfig7B",
     "MultimodalProjectorConfig",
@@ -91,13 +112,19 @@ __all__ = [
     "NemotronConfig",
     "NevaConfig",
     "NevaLlama3Config8B",
+    "NevaModel",
     "ParallelConfig",
     "Qwen25Config7B",
     "Qwen25Config500M",
     "RopeScaling",
     "SigLIPViT400M_14_384_Config",
+    "SigLIPViTModel",
     "VisionConfig",
+    "VisionModel",
     "expand_batch",
+    "export_ckpt",
+    "import_ckpt",
+    "load_pretrained",
     "slice_for_context",
 ]
 

@@ -13,9 +13,9 @@ from ..errors import ConfigError
 from .config import NevaConfig
 from .hf_files import WeightFolder
 from .hf_map import Tie, language_ties, projector_ties, vision_ties
-from .hf_map_vision import old_internvit_ties
+from .hf_map_vision import encoder_ties, old_internvit_ties
 from .hub import hf_folder
-from .vision_config import HFCLIPVisionConfig
+from .vision_config import HFCLIPVisionConfig, VisionConfig
 
 PARTS = ("language_model", "vision_model", "vision_projection")
 _DECODER_LAYER = re.compile(r"^language_model\.decoder\.layers\.(\d+)\.")
@@ -44,6 +44,17 @@ def load_hf_weights(
     ties = {tie.ours: tie for tie in source_ties(model.neva, folder.names())}
     named = [(n, w) for n, w in model.named_parameters() if n.startswith(wanted)]
     return fill(((global_name(model, name), weight) for name, weight in named), ties, folder)
+
+
+def load_vision(encoder: Any, shape: VisionConfig, folder: WeightFolder) -> None:
+    """Fill a vision encoder by itself, all layers of it.
+
+    Raises:
+        ConfigError: the folder lacks a weight, or has it in another shape.
+    """
+    find = old_internvit_ties if _OLD_INTERNVIT in folder.names() else encoder_ties
+    ties = {tie.ours: tie for tie in find(shape, shape.num_layers, "")}
+    fill(encoder.named_parameters(), ties, folder)
 
 
 def load_pretrained(model: Any) -> list[str]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
 from .config import NevaConfig
 from .hf_config import neva_to_hf
 from .hf_map import Tie, model_ties
 from .hf_map_vision import encoder_ties
+from .hf_vision import vision_to_hf
+from .vision_config import VisionConfig
 
 UNUSED = "unused.safetensors"
 """Weights of the source that the model has no use for: the vision encoder's last layers."""
@@ -33,25 +35,41 @@ def write_hf_folder(
 
     Args:
         model: MCoreNevaModel.
-        target: folder that is made; nothing is there before all is.
+        target: folder that is made.
         files: folder with the tokenizer's and the processor's files, and `unused.safetensors`.
         shard_size_bytes: most weights of a file.
 
     Raises:
-        ConfigError: the folder is there, or Hugging Face's model cannot express this one.
+        ConfigError: Hugging Face's model cannot express this one.
     """
-    if target.exists():
-        raise ConfigError(f"{target}: is there already; choose another folder")
     settings = neva_to_hf(model.neva)
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    target.mkdir(parents=True)
     if files is not None:
-        copy_small_files(files, part)
+        copy_small_files(files, target)
     weights = _all_weights(model, None if files is None else files / UNUSED, settings)
-    dtype = _write_shards(weights, part, shard_size_bytes)
-    _write_config(settings, part, dtype)
-    part.rename(target)
+    dtype = _write_shards(weights, target, shard_size_bytes)
+    _write_config(settings, target, dtype)
+
+
+def write_vision_folder(
+    encoder: Any, shape: VisionConfig, target: Path, *, files: Path | None = None
+) -> None:
+    """Write a vision encoder by itself, as a folder of its class in transformers."""
+    from transformers import AutoConfig
+
+    settings = vision_to_hf(shape)
+    if shape.family == "siglip":
+        settings["vision_use_head"] = False
+    target.mkdir(parents=True)
+    if files is not None:
+        copy_small_files(files, target)
+    named = {name: weight.detach() for name, weight in encoder.named_parameters()}
+    weights = split_weights(named, encoder_ties(shape, shape.num_layers, ""))
+    if shape.family != "internvit":
+        weights = chain(weights, _post_norm(shape).items())
+    _write_shards(((name.removeprefix("vision_tower."), w) for name, w in weights), target)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    (target / "config.json").write_text(config.to_json_string(use_diff=False))
 
 
 def copy_small_files(source: Path, target: Path) -> None:
@@ -120,14 +138,19 @@ def _fillers(neva: NevaConfig, named: dict[str, Tensor]) -> dict[str, Tensor]:
     for name in sorted(every - built):
         number = name.removeprefix("vision_tower.encoder.").split(".")[1]
         made[name] = torch.zeros_like(like[name.replace(f".{number}.", ".0.", 1)])
-    if shape.family != "internvit":
-        made["vision_tower.post_layernorm.weight"] = torch.ones(shape.hidden_size)
-        made["vision_tower.post_layernorm.bias"] = torch.zeros(shape.hidden_size)
-    return made
+    return made if shape.family == "internvit" else made | _post_norm(shape)
+
+
+def _post_norm(shape: VisionConfig) -> dict[str, Tensor]:
+    """The norm behind the last layer, which features do not pass."""
+    return {
+        "vision_tower.post_layernorm.weight": torch.ones(shape.hidden_size),
+        "vision_tower.post_layernorm.bias": torch.zeros(shape.hidden_size),
+    }
 
 
 def _write_shards(
-    weights: Iterator[tuple[str, Tensor]], folder: Path, shard_size_bytes: int
+    weights: Iterable[tuple[str, Tensor]], folder: Path, shard_size_bytes: int = 5 * 10**9
 ) -> torch.dtype:
     """Write files as they fill; one file has transformers' plain name, several an index."""
     from safetensors.torch import save_file

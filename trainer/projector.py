@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .compat import prepare_megatron
@@ -12,10 +14,10 @@ from .spec import mlp_submodules
 
 prepare_megatron()
 
-from megatron.core.models.vision.multimodal_projector import MultimodalProjector  # noqa: E402
+from megatron.core import parallel_state  # noqa: E402
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear  # noqa: E402
+from megatron.core.transformer.mlp import MLP  # noqa: E402
 from megatron.core.transformer.module import MegatronModule  # noqa: E402
-
-_MEGATRON_NAMES = {"mlp2x_gelu": "mlp", "mlp": "mlp", "linear": "affine"}
 
 
 class Projector(MegatronModule):  # type: ignore[misc]
@@ -31,15 +33,18 @@ class Projector(MegatronModule):  # type: ignore[misc]
         self.factor = projector.pixel_shuffle
         assert config.vision_shape is not None
         self.grid = config.vision_shape.grid
-        self.encoder = None
-        if projector.projector_type != "identity":
-            # The layers lie where NeMo has them: vision_projection.encoder.linear_fc1.
-            self.encoder = MultimodalProjector(
+        # The layers lie where NeMo has them: vision_projection.encoder.linear_fc1.
+        self.encoder: Any = None
+        if projector.projector_type == "linear":
+            self.encoder = _linear(transformer, config.projector_input_size)
+        elif projector.projector_type != "identity":
+            self.encoder = MLP(
                 transformer,
                 mlp_submodules(),
-                _MEGATRON_NAMES[projector.projector_type],
-                config.projector_input_size,
-            ).encoder
+                input_size=config.projector_input_size,
+                ffn_hidden_size=transformer.ffn_hidden_size,
+                tp_group=parallel_state.get_tensor_model_parallel_group(),
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         """Embeddings of tiles.
@@ -56,6 +61,20 @@ class Projector(MegatronModule):  # type: ignore[misc]
         output, bias = self.encoder(x)
         embeddings: Tensor = output if bias is None else output + bias
         return embeddings
+
+
+def _linear(transformer: Any, input_size: int) -> ColumnParallelLinear:
+    """One layer, its output whole on each rank."""
+    return ColumnParallelLinear(
+        input_size,
+        transformer.hidden_size,
+        config=transformer,
+        init_method=transformer.init_method,
+        bias=transformer.add_bias_linear,
+        gather_output=True,
+        skip_bias_add=False,
+        tp_group=parallel_state.get_tensor_model_parallel_group(),
+    )
 
 
 def pixel_shuffle(features: Tensor, grid: tuple[int, int], factor: int) -> Tensor:

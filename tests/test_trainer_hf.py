@@ -1,0 +1,406 @@
+"""Our model computes what Hugging Face's LLaVA computes, and goes there and back unchanged."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from trainer_help import one_rank, packed_batch, padded_batch
+from transformers import (
+    AutoModel,
+    CLIPVisionConfig,
+    InternVLVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    NemotronConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from neva_prep.errors import ConfigError
+from neva_prep.trainer import (
+    HFCLIPVisionConfig,
+    InternViTModel,
+    LlavaModel,
+    NevaConfig,
+    NevaModel,
+    VisionModel,
+    expand_batch,
+    export_ckpt,
+    import_ckpt,
+)
+from neva_prep.trainer.hf_config import neva_from_hf, neva_to_hf, read_config, read_vision
+from neva_prep.trainer.hf_files import WeightFolder, canonical
+from neva_prep.trainer.hf_load import load_hf_weights, load_pretrained, load_vision
+from neva_prep.trainer.hf_map import model_ties
+from neva_prep.trainer.hf_write import write_hf_folder
+
+IMAGE_TOKEN = 120
+TEXT: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+VISION: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 7,
+}
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+TEXTS = {
+    "llama": lambda: LlamaConfig(**TEXT | {"num_key_value_heads": 8}),
+    "llama3": lambda: LlamaConfig(**TEXT, rope_parameters=LLAMA_3),
+    "mistral": lambda: MistralConfig(**TEXT, sliding_window=9),
+    "nemotron": lambda: NemotronConfig(**TEXT),
+    "qwen2": lambda: Qwen2Config(**TEXT),
+    "qwen2-tied": lambda: Qwen2Config(**TEXT, tie_word_embeddings=True),
+}
+VISIONS = {
+    "clip": lambda: CLIPVisionConfig(**VISION),
+    "siglip": lambda: SiglipVisionConfig(**VISION),
+    "internvl": lambda: InternVLVisionConfig(**VISION, attention_bias=True),
+}
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("llama", "clip", {}),
+    ("llama3", "clip", {"vision_feature_layer": -1}),
+    ("mistral", "clip", {"vision_feature_select_strategy": "full"}),
+    ("nemotron", "siglip", {"vision_feature_select_strategy": "full"}),
+    ("qwen2", "internvl", {"vision_feature_layer": 2}),
+    ("qwen2-tied", "siglip", {"vision_feature_select_strategy": "full"}),
+]
+NAMES = ["-".join(case[:2]) for case in CASES]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same model twice."""
+
+    folder: Path
+    theirs: Any
+    ours: Any
+    config: NevaConfig
+
+
+def make_theirs(text: str, vision: str, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=VISIONS[vision](),
+        text_config=TEXTS[text](),
+        image_token_index=IMAGE_TOKEN,
+        **settings,
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    for weight in model.parameters():  # far from where they start, so that each one counts
+        if weight.dim() > 1:
+            weight.data.normal_(0, 0.1)
+        else:
+            weight.data.add_(torch.randn_like(weight) * 0.05)
+    return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    one_rank()
+    yield
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def make(number: int) -> Pair:
+        text, vision, settings = CASES[number]
+        theirs = make_theirs(text, vision, **settings)
+        folder = tmp_path_factory.mktemp(text) / "hf"
+        theirs.save_pretrained(folder)
+        (folder / "tokenizer_config.json").write_text('{"image_token": "<image>"}')
+        config = neva_from_hf(read_config(folder), str(folder))
+        ours = NevaModel(config).build().eval()
+        load_hf_weights(ours, WeightFolder(folder))
+        return Pair(folder, theirs, ours, config)
+
+    return make
+
+
+@pytest.fixture(params=range(len(CASES)), ids=NAMES)
+def pair(pairs: Any, request: pytest.FixtureRequest) -> Pair:
+    made: Pair = pairs(request.param)
+    return made
+
+
+def expanded(config: NevaConfig, **inputs: Any) -> Any:
+    per_tile = config.num_image_embeddings_per_tile
+    return expand_batch(padded_batch(config, **inputs), num_image_embeddings_per_tile=per_tile)
+
+
+def their_logits(model: Any, batch: Any) -> Tensor:
+    ids = batch.input_ids.where(batch.image_index < 0, IMAGE_TOKEN)
+    logits: Tensor = model(input_ids=ids, pixel_values=batch.media).logits
+    return logits
+
+
+def our_logits(model: Any, batch: Any, **changes: Any) -> Tensor:
+    inputs = batch.model_inputs() | {"labels": None} | changes
+    logits: Tensor = model(**inputs)
+    return logits
+
+
+@torch.no_grad()
+def test_logits_are_those_of_hugging_face(pair: Pair) -> None:
+    batch = expanded(pair.config)
+    theirs, ours = their_logits(pair.theirs, batch), our_logits(pair.ours, batch)
+    assert theirs.abs().max() > 1
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    blank = our_logits(pair.ours, batch, media=torch.zeros_like(batch.media))
+    assert (blank - ours).abs().max() > 0.01
+
+
+def test_gradients_are_those_of_hugging_face(pair: Pair) -> None:
+    batch = expanded(pair.config)
+    trained = batch.labels >= 0
+    logits = their_logits(pair.theirs, batch)
+    their_losses = torch.nn.functional.cross_entropy(
+        logits[trained], batch.labels[trained], reduction="none"
+    )
+    our_losses = pair.ours(**batch.model_inputs())
+    torch.testing.assert_close(our_losses[trained], their_losses, atol=1e-5, rtol=0)
+    pair.theirs.zero_grad()
+    pair.ours.zero_grad()
+    torch.autograd.backward(their_losses.sum())
+    (our_losses * batch.loss_mask).sum().backward()
+    gradients = {canonical(n): w.grad for n, w in pair.theirs.named_parameters()}
+    ours = dict(pair.ours.named_parameters())
+    compared = 0
+    for tie in model_ties(pair.config):
+        if tie.ours in ours:
+            expected = tie.join([gradients[name] for name in tie.theirs])
+            error = (ours[tie.ours].grad - expected).abs().max() / expected.abs().max()
+            assert error < 1e-5, (tie.ours, error)
+            compared += 1
+    assert compared == len(ours)
+
+
+@torch.no_grad()
+def test_a_packed_row_is_its_samples_one_by_one(pair: Pair) -> None:
+    per_tile = pair.config.num_image_embeddings_per_tile
+    rows = expanded(pair.config)
+    pack = expand_batch(
+        packed_batch(pair.config, alignment=8), num_image_embeddings_per_tile=per_tile
+    )
+    apart = pair.ours(**rows.model_inputs())[rows.loss_mask > 0]
+    together = pair.ours(**pack.model_inputs())[pack.loss_mask > 0]
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_an_export_is_the_model_in_hugging_face(pair: Pair, tmp_path: Path) -> None:
+    write_hf_folder(pair.ours, tmp_path / "out", shard_size_bytes=60_000)
+    back, report = LlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(report.values())
+    batch = expanded(pair.config)
+    assert torch.equal(their_logits(back, batch), their_logits(pair.theirs, batch))
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    assert neva_from_hf(read_config(tmp_path / "out"), "") == pair.config
+
+
+def test_settings_survive_the_way_there_and_back(pair: Pair) -> None:
+    settings = LlavaConfig(**neva_to_hf(pair.config)).to_dict()
+    assert neva_from_hf(settings, "") == pair.config
+
+
+@torch.no_grad()
+def test_hugging_faces_own_tower_gives_the_same(pairs: Any) -> None:
+    for number in (0, 2, 3):
+        pair = pairs(number)
+        shape = pair.config.vision_transformer_config
+        tower = HFCLIPVisionConfig(pretrained_model_name_or_path=str(pair.folder), shape=shape)
+        model = NevaModel(replace(pair.config, vision_transformer_config=tower)).build().eval()
+        load_hf_weights(model, WeightFolder(pair.folder))
+        batch = expanded(pair.config)
+        torch.testing.assert_close(our_logits(model, batch), our_logits(pair.ours, batch))
+        assert all(w.numel() for w in model.vision_model.parameters())
+
+
+def test_a_checkpoint_goes_there_and_back_to_the_byte(pairs: Any, tmp_path: Path) -> None:
+    pair = pairs(0)
+    checkpoint = import_ckpt(None, pair.folder, tmp_path / "ckpt")
+    exported = export_ckpt(checkpoint, tmp_path / "out")
+    before, after = (load_file(f / "model.safetensors") for f in (pair.folder, exported))
+    before, after = ({canonical(n): w for n, w in x.items()} for x in (before, after))
+    assert before.keys() == after.keys()  # the vision layers behind the features, too
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (exported / "tokenizer_config.json").read_text() == '{"image_token": "<image>"}'
+    with pytest.raises(ConfigError, match="is there already"):
+        export_ckpt(checkpoint, tmp_path / "out")
+    export_ckpt(checkpoint, tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt", "out"]
+
+
+def test_a_model_is_not_imported_as_another(pairs: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"hidden_size=4096 and there 64"):
+        import_ckpt(LlavaModel(), pairs(0).folder, tmp_path / "ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_in_half_precision_stays_as_small(pairs: Any, tmp_path: Path) -> None:
+    pairs(1).theirs.to(torch.bfloat16).save_pretrained(tmp_path / "hf")
+    pairs(1).theirs.to(torch.float32)
+    checkpoint = import_ckpt(None, tmp_path / "hf", tmp_path / "ckpt")
+    exported = export_ckpt(checkpoint, tmp_path / "out")
+    weights = load_file(exported / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.bfloat16}
+    assert json.loads((exported / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", VISIONS)
+def test_a_vision_encoder_by_itself(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = AutoModel.from_config(VISIONS[kind]()).eval()
+    theirs.save_pretrained(tmp_path / "hf")
+    shape = read_vision(tmp_path / "hf")
+    converted = import_ckpt(VisionModel(shape), tmp_path / "hf", tmp_path / "converted")
+    back, report = AutoModel.from_pretrained(converted, output_loading_info=True)
+    assert not any(report.values())
+    ours = VisionModel(shape).build()
+    load_vision(ours, shape, WeightFolder(converted))
+    pixels = torch.randn(2, 3, 28, 28)
+    expected = theirs(pixels, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(ours(pixels), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        back(pixels, output_hidden_states=True).hidden_states[-1], expected, atol=1e-5, rtol=0
+    )
+
+
+@torch.no_grad()
+def test_internvit_is_read_under_its_authors_names(tmp_path: Path) -> None:
+    theirs = AutoModel.from_config(VISIONS["internvl"]()).eval()
+    for weight in theirs.parameters():
+        weight.normal_(0, 0.1)
+    save_file(old_names(theirs.state_dict()), tmp_path / "model.safetensors")
+    settings = VISION | {
+        "model_type": "intern_vit_6b",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qk_normalization": False,
+        "qkv_bias": True,
+        "norm_type": "layer_norm",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    shape = read_vision(tmp_path)
+    ours = InternViTModel(shape).build()
+    load_vision(ours, shape, WeightFolder(tmp_path))
+    pixels = torch.randn(1, 3, 28, 28)
+    expected = theirs(pixels, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(ours(pixels), expected, atol=1e-5, rtol=1e-5)
+
+
+def old_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """InternViT's weights as its authors' code has them."""
+    renamed = {
+        "embeddings.class_embedding": weights["embeddings.cls_token"],
+        "embeddings.position_embedding": weights["embeddings.position_embeddings"],
+    }
+    for kind in ("weight", "bias"):
+        patch = weights[f"embeddings.patch_embeddings.projection.{kind}"]
+        renamed[f"embeddings.patch_embedding.{kind}"] = patch
+    for number in range(VISION["num_hidden_layers"]):
+        old, new = f"encoder.layers.{number}.", f"encoder.layer.{number}."
+        renamed |= {old + "ls1": weights[new + "lambda_1"], old + "ls2": weights[new + "lambda_2"]}
+        for kind in ("weight", "bias"):
+            parts = [weights[f"{new}attention.{name}_proj.{kind}"] for name in "qkv"]
+            renamed[f"{old}attn.qkv.{kind}"] = torch.cat(parts)
+            for old_name, new_name in {
+                "attn.proj": "attention.projection_layer",
+                "norm1": "layernorm_before",
+                "norm2": "layernorm_after",
+                "mlp.fc1": "mlp.fc1",
+                "mlp.fc2": "mlp.fc2",
+            }.items():
+                renamed[f"{old}{old_name}.{kind}"] = weights[f"{new}{new_name}.{kind}"]
+    return renamed
+
+
+def test_parts_are_filled_from_where_the_config_says(pairs: Any) -> None:
+    pair = pairs(0)
+    model = NevaModel(
+        replace(
+            pair.config,
+            language_model_from_pretrained=str(pair.folder),
+            vision_model_from_pretrained=str(pair.folder),
+        )
+    ).build()
+    assert load_pretrained(model) == ["language_model", "vision_model"]
+    filled = dict(pair.ours.named_parameters())
+    for name, weight in model.named_parameters():
+        same = torch.equal(weight, filled[name])
+        assert same != name.startswith("vision_projection"), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+        ({"vision_feature_layer": [-2, -1]}, "several layers"),
+        ({"text_config": {"model_type": "gemma"}}, "'gemma'"),
+        ({"text_config": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}}, "'yarn'"),
+        ({"text_config": {"attention_bias": True}}, "attention_bias"),
+        ({"vision_config": {"model_type": "swin"}}, "'swin'"),
+    ],
+)
+def test_what_the_model_cannot_be_is_refused(
+    pairs: Any, change: dict[str, Any], message: str
+) -> None:
+    settings = read_config(pairs(0).folder)
+    for name, value in change.items():
+        settings[name] = settings[name] | value if isinstance(value, dict) else value
+    with pytest.raises(ConfigError, match=message):
+        neva_from_hf(settings, "here")
+
+
+def test_a_folder_without_all_weights_is_refused(pairs: Any, tmp_path: Path) -> None:
+    pair = pairs(0)
+    weights = load_file(pair.folder / "model.safetensors")
+    weights.pop("language_model.model.norm.weight")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"has no weight 'language_model.norm.weight'"):
+        load_hf_weights(pair.ours, WeightFolder(tmp_path))
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="pickles"):
+        WeightFolder(tmp_path)
+
+
+def test_a_model_of_the_hub_needs_a_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("NEVA_PREP_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"cannot be downloaded.*without a network"):
+        import_ckpt(LlavaModel(), "hf://llava-hf/llava-1.5-7b-hf")
+    with pytest.raises(ConfigError, match="for a model of the hub write hf://"):
+        import_ckpt(LlavaModel(), "llava-hf/llava-1.5-7b-hf")

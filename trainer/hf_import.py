@@ -1,0 +1,207 @@
+"""Importing from Hugging Face, and exporting: between their folders and our checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from .config import NevaConfig
+from .config_file import write_config
+from .hf_config import neva_from_hf, read_config, read_vision
+from .hf_files import WeightFolder
+from .hf_write import UNUSED, copy_small_files
+from .hub import cache_folder, hf_folder
+from .models import NevaModel, VisionModel
+from .parallel_config import ComputeConfig
+from .vision_config import HFCLIPVisionConfig
+from .weights import (
+    checkpoint_config,
+    config_path,
+    hf_files,
+    load_weights,
+    save_weights,
+    weights_folder,
+)
+
+Precision = Literal["fp32", "bf16"]
+_FREE = frozenset({"init_method_std", "seq_length"})
+"""Settings that may differ from the folder's: they change neither weights nor what is computed."""
+
+
+def import_ckpt(
+    model: NevaModel | VisionModel | None,
+    source: str | Path,
+    output_path: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    precision: Precision | None = None,
+) -> Path:
+    """Make a checkpoint of a Hugging Face model; of a vision encoder, a folder of its own.
+
+    Args:
+        model: what the source should be; None to take it as it is.
+        source: `hf://owner/name`, or a folder.
+        output_path: where to; in the cache (`NEVA_PREP_CACHE`) unless given.
+        overwrite: replace what is there.
+        precision: of the checkpoint's weights; float32 for a source in float32, else bfloat16.
+
+    Returns:
+        The checkpoint, for `restore_config.path` or `vision_model_from_pretrained`.
+
+    Raises:
+        ConfigError: the source cannot be had, or is not the model; or the output is there already.
+    """
+    folder = hf_folder(source)
+    target = Path(output_path or cache_folder() / "models" / str(source).removeprefix("hf://"))
+    part = _begin(target, overwrite)
+    if isinstance(model, VisionModel):
+        _import_vision(model, folder, part)
+    else:
+        _import_neva(model, folder, part, precision)
+    return _finish(part, target)
+
+
+def export_ckpt(
+    path: str | Path,
+    target: str | Path,
+    *,
+    overwrite: bool = False,
+    shard_size_bytes: int = 5 * 10**9,
+) -> Path:
+    """Write a checkpoint as a folder that `LlavaForConditionalGeneration.from_pretrained` loads.
+
+    Args:
+        path: a checkpoint, of any layout over ranks.
+        target: the folder.
+        overwrite: replace what is there.
+        shard_size_bytes: most weights of a file.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: there is no such checkpoint, the folder is there already, or Hugging Face's
+            model cannot express this one.
+    """
+    from .hf_write import write_hf_folder
+    from .one_rank import one_rank
+
+    path, target = Path(path), Path(target)
+    config = checkpoint_config(path)
+    part = _begin(target, overwrite)
+    with one_rank():
+        compute = ComputeConfig(precision=_stored_precision(path), initialize=False)
+        module = NevaModel(config).build(compute=compute)
+        load_weights([module], weights_folder(path))
+        write_hf_folder(module, part, files=hf_files(path), shard_size_bytes=shard_size_bytes)
+    return _finish(part, target)
+
+
+def _import_neva(
+    model: NevaModel | None, folder: Path, part: Path, precision: Precision | None
+) -> None:
+    from .hf_load import load_hf_weights
+    from .one_rank import one_rank
+
+    settings = read_config(folder)
+    found = neva_from_hf(settings, str(folder))
+    config = found if model is None else _fit(model.config, found, folder)
+    stored = settings.get("dtype") or settings.get("torch_dtype")
+    precision = precision or ("fp32" if str(stored).endswith("float32") else "bf16")
+    weights = WeightFolder(folder)
+    with one_rank():
+        module = NevaModel(config).build(
+            compute=ComputeConfig(precision=precision, initialize=False)
+        )
+        used = load_hf_weights(module, weights)
+        save_weights([module], weights_folder(part))
+    files = hf_files(part)
+    files.mkdir(parents=True)
+    copy_small_files(folder, files)
+    _keep_unused(weights, used, files)
+    write_config(config, config_path(part))
+
+
+def _import_vision(model: VisionModel, folder: Path, part: Path) -> None:
+    """A folder with transformers' own names, which the model's weights were read into and from."""
+    from .hf_load import load_vision
+    from .hf_write import write_vision_folder
+    from .one_rank import one_rank
+
+    _compare(model.config, read_vision(folder), folder)
+    with one_rank():
+        module = model.build(compute=ComputeConfig(initialize=False))
+        load_vision(module, model.config, WeightFolder(folder))
+        write_vision_folder(module, model.config, part, files=folder)
+
+
+def _fit(config: NevaConfig, found: NevaConfig, folder: Path) -> NevaConfig:
+    """The model's config, if the folder is that model."""
+    theirs, vision = found.vision_transformer_config, config.vision_transformer_config
+    assert not isinstance(theirs, HFCLIPVisionConfig)
+    if isinstance(vision, HFCLIPVisionConfig):
+        vision = replace(vision, shape=vision.shape or theirs)
+        config = replace(config, vision_transformer_config=vision)
+    _compare(config.language_transformer_config, found.language_transformer_config, folder)
+    _compare(config.vision_shape, theirs, folder)
+    return replace(config, image_token_index=found.image_token_index)
+
+
+def _compare(ours: Any, theirs: Any, folder: Path) -> None:
+    differing = [
+        f"{field.name}={getattr(ours, field.name)} and there {getattr(theirs, field.name)}"
+        for field in fields(ours)
+        if field.name not in _FREE and getattr(ours, field.name) != getattr(theirs, field.name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{folder}: is another model than {type(ours).__name__}: {'; '.join(differing)}; "
+            "give the config of this one, or none to take it as it is"
+        )
+
+
+def _keep_unused(weights: WeightFolder, used: frozenset[str], files: Path) -> None:
+    """Keep what the model has no use for, so that an export is whole again."""
+    from safetensors.torch import save_file
+
+    rest = {name: weights.read(name) for name in sorted(weights.names() - used)}
+    if rest:
+        save_file(rest, files / UNUSED)
+
+
+def _stored_precision(checkpoint: Path) -> Precision:
+    import torch
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    metadata = FileSystemReader(weights_folder(checkpoint)).read_metadata()
+    kinds = {
+        entry.properties.dtype
+        for entry in metadata.state_dict_metadata.values()
+        if hasattr(entry, "properties")
+    }
+    return "fp32" if torch.float32 in kinds else "bf16"
+
+
+def _begin(target: Path, overwrite: bool) -> Path:
+    """A name beside the target to write to."""
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target}: is there already; give another path or overwrite it")
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    return part
+
+
+def _finish(part: Path, target: Path) -> Path:
+    """Put what was written in its place, where it is whole or not at all."""
+    if target.exists():
+        old = target.with_name(target.name + ".old")
+        target.rename(old)
+        part.rename(target)
+        shutil.rmtree(old)
+    else:
+        part.rename(target)
+    return target
