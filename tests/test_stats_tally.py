@@ -23,6 +23,7 @@ def tally_of(parts: list[list[int]], limit: int = 1 << 20) -> Tally:
         one = Tally(limit)
         one.add(part)
         whole.merge(one.compacted())
+        whole.compacted()
     return whole
 
 

@@ -129,7 +129,7 @@ def _count_texts(counts: PartCounts, batch: list[Item]) -> None:
         answers += other
         asked.append(len(mine))
         answered.append(len(other))
-        texts.append("".join(mine) + "".join(other))
+        texts.append("".join(mine + other))
     places = np.fromiter((item.place for item in batch), np.uint64, len(batch))
     counts.record_bytes.add(item.num_bytes for item in batch)
     counts.turns.add(len(item.turns) for item in batch)

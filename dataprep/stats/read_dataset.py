@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -42,12 +42,8 @@ class _Member(msgspec.Struct):
     images: list[ImageEntry]
 
 
-class _Part(NamedTuple):
-    name: str
-    offset: int
-    num_bytes: int
-
-
+_Part = tuple[str, int, int]
+"""Of the index: name of a member, offset and size of its content."""
 _decode = msgspec.json.Decoder(_Member).decode
 
 
@@ -98,13 +94,14 @@ class DatasetReader:
                 f"{path}: cannot be read ({error.strerror}); run neva-prep verify {self._dataset}"
             ) from error
         with shard:
+            fd, end = shard.fileno(), os.fstat(shard.fileno()).st_size
             for number in range(task.start, task.stop):
-                key = keys.get(number, f"number {number}")
-                if f"{task.name}/{key}" in self._excluded:
+                key = keys.get(number) or f"number {number}"
+                if self._excluded and f"{task.name}/{key}" in self._excluded:
                     yield LeftOut("excluded", f"{task.name}: sample {key}: is excluded")
                     continue
                 try:
-                    yield _read_sample(shard.fileno(), task.shard, key, parts.get(number, []))
+                    yield _read_sample(fd, end, task.shard, key, parts.get(number, []))
                 except RecordError as error:
                     yield LeftOut(error.reason or "damaged_member", f"{task.name}: {error}")
 
@@ -124,8 +121,11 @@ class DatasetReader:
                 span,
             )
             parts: dict[int, list[_Part]] = {}
-            for number, *part in rows:
-                parts.setdefault(number, []).append(_Part(*part))
+            for number, name, offset, size in rows:
+                if number in parts:
+                    parts[number].append((name, offset, size))
+                else:
+                    parts[number] = [(name, offset, size)]
         except sqlite3.Error as error:
             raise ShardError(
                 f"{self._dataset / INDEX_FILE}: cannot be read ({error}); run neva-prep verify "
@@ -134,30 +134,34 @@ class DatasetReader:
         return dict(keys), parts
 
 
-def _read_sample(shard: int, number: int, key: str, parts: list[_Part]) -> Item:
+def _read_sample(fd: int, end: int, shard: int, key: str, parts: list[_Part]) -> Item:
     """One sample of an open shard.
+
+    Args:
+        fd: the shard.
+        end: its size.
+        shard: its number.
+        key: of the sample.
+        parts: its members.
 
     Raises:
         RecordError: it cannot be read.
     """
-    sizes = {part.name: part.num_bytes for part in parts}
-    member = next((part for part in parts if part.name == JSON_MEMBER), None)
-    if member is None:
+    sizes = {name: size for name, _, size in parts}
+    if sizes.pop(JSON_MEMBER, None) is None:
         raise RecordError(f"sample {key}: the index has no record of it", reason="not_in_index")
-    data = _read_range(shard, key, member)
-    del sizes[JSON_MEMBER]
+    offset, size = next((offset, size) for name, offset, size in parts if name == JSON_MEMBER)
+    data = _read_range(fd, end, key, offset, size)
     turns, images = _read_member(key, data, sizes)
     pictures = [
-        Picture(
-            image.source,
-            image.name.rpartition(".")[2],
-            image.width,
-            image.height,
-            sizes[image.name],
-        )
+        Picture(image.source, _extension(image.name), image.width, image.height, sizes[image.name])
         for image in images
     ]
-    return Item(f"sample {key}", number << SHARD_BITS | member.offset, len(data), turns, pictures)
+    return Item(f"sample {key}", shard << SHARD_BITS | offset, size, turns, pictures)
+
+
+def _extension(name: str) -> str:
+    return name[name.rfind(".") + 1 :]
 
 
 def _read_member(
@@ -185,20 +189,19 @@ def _read_member(
 
 
 def _is_sound(found: _Member, members: Collection[str]) -> bool:
-    if not found.conversations or {image.name for image in found.images} != set(members):
+    """Whether a record fits its images; this runs for every sample, hence the plain loops."""
+    asked = 0
+    for turn in found.conversations:
+        if turn.role in USER_ROLES:
+            asked += turn.value.count(IMAGE_PLACEHOLDER)
+    names = [image.name for image in found.images]
+    if not asked == len(names) == len(members) or not found.conversations:
         return False
-    asked = sum(
-        turn.value.count(IMAGE_PLACEHOLDER)
-        for turn in found.conversations
-        if turn.role in USER_ROLES
-    )
-    return asked == len(found.images) == len(members)
+    return len(set(names)) == asked and all([name in members for name in names])
 
 
-def _read_range(shard: int, key: str, part: Any) -> bytes:
+def _read_range(fd: int, end: int, key: str, offset: Any, size: Any) -> bytes:
     """Bytes of a shard; the range comes from an untrusted index."""
-    _, offset, size = part
-    end = os.fstat(shard).st_size
     is_range = isinstance(offset, int) and isinstance(size, int) and offset >= 0 and size >= 0
     if not is_range or offset + size > end:
         raise RecordError(
@@ -206,4 +209,4 @@ def _read_range(shard: int, key: str, part: Any) -> bytes:
             f"{end}",
             reason="damaged_shard",
         )
-    return os.pread(shard, size, offset)
+    return os.pread(fd, size, offset)
