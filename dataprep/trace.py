@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import ConfigError, RecordError
 from ..loaders.format import MANIFEST_FILE, read_manifest
-from ..loaders.shard import find_sample
+from .look.open import open_looked
 
 SCHEMA_VERSION = 1
 
@@ -39,19 +39,20 @@ def trace_keys(dataset: str | os.PathLike[str], keys: Sequence[str]) -> list[dic
     source = (
         read_manifest(dataset).source.name if (Path(dataset) / MANIFEST_FILE).exists() else None
     )
+    looked = open_looked(dataset)
     rows = []
     for key in keys:
-        sample = find_sample(dataset, key=key)
+        sample = looked.sample(looked.find(key=key))
         rows.append(
             {
                 "key": sample.key,
                 "source": source,
                 "record": int(sample.key) if source and sample.key.isdigit() else None,
                 "id": sample.id,
-                "shard": sample.shard,
-                "offset": sample.offset,
-                "bytes": sample.bytes,
-                "images": [image.entry.source for image in sample.images],
+                "shard": sample.place.shard,
+                "offset": sample.place.offset,
+                "bytes": sample.place.num_bytes,
+                "images": [image.source for image in sample.images],
             }
         )
     return rows

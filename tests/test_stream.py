@@ -12,11 +12,11 @@ import pytest
 from handmade import members, valid_shards, write_dataset, write_source
 
 from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.look.open import open_looked
 from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.dataprep.verify import verify
 from neva_prep.errors import ConfigError, ImageError, RecordError, ShardError
 from neva_prep.loaders import open_dataset
-from neva_prep.loaders.shard import find_sample
 
 WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
 
@@ -333,4 +333,5 @@ def test_what_passes_through_convert_is_read_back(tmp_path: Path) -> None:
     assert convert(source, tmp_path, tmp_path / "out").samples == 2
     assert verify(tmp_path / "out").is_whole
     assert [sample.id for sample in open_dataset(tmp_path / "out")] == ["a", "b"]
-    assert find_sample(tmp_path / "out", id="b").key == "000000001"
+    looked = open_looked(tmp_path / "out")
+    assert looked.sample(looked.find(id="b")).key == "000000001"

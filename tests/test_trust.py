@@ -308,7 +308,7 @@ def test_a_hostile_dataset_under_a_harmless_metadataset_is_refused(tmp_path: Pat
 def test_a_hostile_index_can_neither_write_nor_read_elsewhere(tmp_path: Path) -> None:
     import sqlite3
 
-    from neva_prep.loaders.shard import find_sample
+    from neva_prep.dataprep.look.open import open_looked
 
     path = write_dataset(tmp_path / "ds")
     index = path / ".nv-meta/index.sqlite"
@@ -319,7 +319,7 @@ def test_a_hostile_index_can_neither_write_nor_read_elsewhere(tmp_path: Path) ->
     database.close()
     before = index.read_bytes()
     with pytest.raises(ShardError, match="the index points to bytes"):
-        find_sample(path, index=0)
+        open_looked(path).sample(0)
     with pytest.raises(ShardError, match="names shard 77 of 3"):
-        find_sample(path, key="000000006")
+        open_looked(path).find(key="000000006")
     assert index.read_bytes() == before

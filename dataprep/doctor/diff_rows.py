@@ -14,11 +14,11 @@ import xxhash
 from ...errors import ImageError, ShardError
 from ...loaders.format import ImageEntry, sample_key
 from ...loaders.members import JSON_MEMBER
+from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
 from ..folder import ImageFolder
 from ..image import read_header
 from ..look.record import read_image
-from ..look.shards import ShardReader
 from ..look.source import Records
 from ..options import PIXEL_LIMIT
 from ..readers.record import Turn, load_json

@@ -12,9 +12,9 @@ from ...errors import ConfigError, NevaPrepError, RecordError
 from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import QUARANTINE_FILE
 from ...loaders.members import JSON_MEMBER, SampleRecord, read_record
+from ...loaders.shard import ShardReader, Stored
 from .record import id_of, view_record
 from .sample import SHOWN_FIELDS, turns_of, view_image
-from .shards import ShardReader, Stored
 from .view import Finding, Place, RecordView, SampleView
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from ...loaders.encoders import ENCODERS
 from ...loaders.members import JSON_MEMBER
 from ...loaders.read_image import image_bytes
 from ...loaders.sample import FailedSample, cook_or_fail
+from ...loaders.shard import Stored
 from ...loaders.trust import TrustedDataset
 from ...loaders.webdataset import CheckedWebdataset
 from .sample import turns_of, view_image
-from .shards import Stored
 from .view import ImageView, Place, SampleView
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
 from ...loaders.members import load_member
+from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
 from ..folder import ImageFolder
 from ..look.dataset import CONVERSATION
 from ..look.open import Looked
 from ..look.record import check_record
 from ..look.sample import turns_of
-from ..look.shards import ShardReader
 from ..look.source import Records
 from ..look.view import Turn
 from ..readers.record import load_json
