@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint bench format readme clean
+.PHONY: demo test lint bench format readme screenshots clean
 
 # All set-up: a virtual environment with the pinned versions; runs again when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -30,7 +30,7 @@ format: $(VENV)/.ready
 
 # Each prints a table and writes benchmarks/results/<name>.json.
 bench: $(VENV)/.ready
-	for name in convert bench_tokenize images packing loader; do \
+	for name in convert bench_tokenize images packing loader viewer; do \
 	    $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
@@ -39,3 +39,7 @@ clean:
 # The tour and the figures of README.md, from real output.
 readme: $(VENV)/.ready
 	$(BIN)/python docs/fill_readme.py
+
+# The pictures of docs/images, from the real viewer in Debian's Chromium.
+screenshots: $(VENV)/.ready
+	$(BIN)/python docs/screenshots.py

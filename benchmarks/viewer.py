@@ -125,9 +125,12 @@ def main() -> None:
     runs = [run(dataset, options.samples) for _ in range(options.repeats)]
     figures = {name: statistics.median(one[name] for one in runs) for name in runs[0]}
     targets = {
-        name: {"value": round(figures[name], 3), "target": f"< {limit:g}", "met": worst < limit}
+        name: {
+            "value": round(figures[name], 3),
+            "target": f"< {limit:g}",
+            "met": figures[name] < limit,
+        }
         for name, limit in TARGETS.items()
-        for worst in [max(one[name] for one in runs)]
     }
     for name, value in figures.items():
         unit = "MB" if name.endswith("_mb") else "s"

@@ -19,39 +19,16 @@ from typing import Any
 
 from ...errors import NevaPrepError
 from ..look.stops import Flow
-from .query import Query, fold
-from .rows import Row, read_rows, row_of
+from .query import Query
+from .rows import read_rows, row_of
+from .tables import TABLES, Card, add_rejected, add_rows, card_of, set_tokens
 
 FIRST_ROWS = 200
 """Noted before anything else, so that the first page need not wait."""
+HEAD_START_SECONDS = 0.5
+"""That a large catalogue waits once the first rows are noted."""
 FIRST_WAIT_SECONDS = 0.5
 """That a page waits for them; then it reads its samples itself."""
-_TABLES = """
-    CREATE TABLE samples (
-        n INTEGER PRIMARY KEY, id TEXT, split TEXT, images INTEGER, turns INTEGER, chars INTEGER,
-        head TEXT, reason TEXT, length INTEGER, trained INTEGER, fault TEXT);
-    CREATE TABLE texts (n INTEGER PRIMARY KEY, folded TEXT);
-    CREATE TABLE rejected (n INTEGER PRIMARY KEY, reason TEXT);
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """A sample in the list."""
-
-    n: int
-    id: str
-    split: str
-    images: int
-    turns: int
-    chars: int
-    head: str
-    reason: str | None
-    length: int | None
-    """Positions in the model; None where that is not known, or not yet."""
-    trained: int | None
-    fault: str | None
-    """Reason code of why training would skip it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +75,7 @@ class Catalogue:
         self._thread = threading.Thread(target=self._fill, name="catalogue", daemon=True)
         with closing(self._open()) as database:
             database.execute("PRAGMA journal_mode = WAL")
-            database.executescript(_TABLES)
+            database.executescript(TABLES)
 
     def start(self) -> None:
         """Fill it, in the background."""
@@ -147,7 +124,7 @@ class Catalogue:
         if query.is_all and not cards:
             # The catalogue is not there yet: this page is read from the shards.
             page = range(start, min(start + count, self.total))
-            return [_card(row_of(self._looked, index)) for index in page]
+            return [card_of(row_of(self._looked, index)) for index in page]
         return cards
 
     def count(self, query: Query) -> int:
@@ -216,20 +193,15 @@ class Catalogue:
             logging.getLogger(__name__).warning("the catalogue stops: %s", error)
         finally:
             self._first.set()
+            if not self.progress.is_done:
+                self._error = "it stopped before its end; the terminal says why"
 
     def _note_rows(self, database: sqlite3.Connection) -> None:
         for rows in self._parts(read_rows(self._looked)):
-            with database:
-                database.execute("BEGIN")
-                database.executemany(
-                    "INSERT OR REPLACE INTO samples (n, id, split, images, turns, chars, head,"
-                    " reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [_columns(row) for row in rows],
-                )
-                database.executemany(
-                    "INSERT OR REPLACE INTO texts VALUES (?, ?)",
-                    [(row.n, fold(f"{row.id}\n{row.text}")) for row in rows],
-                )
+            if self._rows == FIRST_ROWS:
+                # The first page comes first: both would share one interpreter.
+                self._closing.wait(HEAD_START_SECONDS)
+            add_rows(database, rows)
             self._rows += len(rows)
             self._first.set()
         # Samples without a record have no row: they are counted as seen.
@@ -242,21 +214,11 @@ class Catalogue:
             )
             return
         for views in self._parts(enumerate(self._looked.quarantined())):
-            with database:
-                database.execute("BEGIN")
-                database.executemany(
-                    "INSERT INTO rejected VALUES (?, ?)",
-                    [(n, view.findings[0].reason) for n, view in views if view.findings],
-                )
+            add_rejected(database, views)
 
     def _note_tokens(self, database: sqlite3.Connection) -> None:
         for part in self._parts(range(self.total), size=50):
-            found = [(*self._flow.measure(n), n) for n in part]
-            with database:
-                database.execute("BEGIN")
-                database.executemany(
-                    "UPDATE samples SET length = ?, trained = ?, fault = ? WHERE n = ?", found
-                )
+            set_tokens(database, [(*self._flow.measure(n), n) for n in part])
             assert self._tokenized is not None
             self._tokenized += len(part)
 
@@ -267,32 +229,3 @@ class Catalogue:
         while part and not self._closing.is_set():
             yield part
             part = list(islice(stream, size))
-
-
-def _columns(row: Row) -> tuple[Any, ...]:
-    card = _card(row)
-    return (
-        *(card.n, card.id, card.split, card.images, card.turns),
-        *(card.chars, card.head, card.reason),
-    )
-
-
-def _card(row: Row) -> Card:
-    return Card(
-        n=row.n,
-        id=_sound(row.id),
-        split=row.split,
-        images=row.images,
-        turns=row.turns,
-        chars=len(row.text),
-        head=_sound(row.head),
-        reason=row.reason,
-        length=None,
-        trained=None,
-        fault=None,
-    )
-
-
-def _sound(text: str) -> str:
-    """Text that SQLite takes: half of a surrogate pair becomes an escape."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import sys
@@ -38,7 +39,7 @@ def serve(
         looked: what to show.
         settings: what training would be given; None shows no tokens, packs or batches.
         port: 0 takes a free one.
-        open_browser: whether to open the address.
+        open_browser: whether to open the address, where there is a desktop.
 
     Raises:
         ConfigError: the extra `viewer` is not installed, or the port is taken.
@@ -47,10 +48,11 @@ def serve(
     server, bound, url = _prepare(looked, settings, port)
     print(url, flush=True)
     print("Ctrl-C stops the viewer.", file=sys.stderr)
-    if open_browser:
+    if open_browser and _has_desktop():
         import webbrowser
 
-        threading.Timer(0.3, webbrowser.open, (url,)).start()
+        # The socket listens already: the page comes as soon as the server runs.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     try:
         server.run(sockets=[bound])
     except KeyboardInterrupt:
@@ -99,6 +101,13 @@ def _prepare(
         app, log_level="warning", access_log=False, server_header=False, ws="none"
     )
     return uvicorn.Server(config), bound, f"http://{LOOPBACK}:{port}/{token}/"
+
+
+def _has_desktop() -> bool:
+    """Whether a browser would be a window; without one it would take over the terminal."""
+    if sys.platform in ("darwin", "win32"):
+        return True
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _bind(port: int) -> socket.socket:
