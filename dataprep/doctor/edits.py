@@ -11,9 +11,9 @@ from ...errors import NevaPrepError
 from ...loaders.format import IMAGE_PLACEHOLDER, sample_key
 from ..folder import ImageFolder
 from ..readers.record import load_json
+from ..splice import Edit, Field, Value, fields, items
 from .fault import image_paths, is_found
 from .find_images import Found, ImageFinder, spelled_plainly
-from .splice import Edit, Field, Value, fields, items
 
 EDITS = {
     "role_renamed": "roles get the names that convert reads: human, gpt, system",

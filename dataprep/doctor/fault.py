@@ -6,21 +6,16 @@ import os
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
-from ..check import check_placeholders, check_turns
 from ..folder import ImageFolder
-from ..image import decode_fully, read_header
-from ..look.record import read_image
+from ..look.record import check_record
 from ..options import ConvertOptions
-from ..readers.llava import read_llava
 
 
 def first_fault(raw: bytes, folder: ImageFolder, options: ConvertOptions) -> NevaPrepError | None:
     """The first thing that convert would reject a record for; None where it would take it."""
+    decode = options.check == "decode"
     try:
-        record = read_llava(raw)
-        check_placeholders(record, check_turns(record.turns), insert=False)
-        for path in record.images:
-            _check_image(path, folder, options)
+        check_record(raw, folder, pixel_limit=options.pixel_limit, decode=decode)
     except (RecordError, ImageError) as error:
         return error
     return None
@@ -41,13 +36,3 @@ def is_found(path: str, folder: ImageFolder) -> bool:
     except ImageError:
         return False
     return True
-
-
-def _check_image(path: str, folder: ImageFolder, options: ConvertOptions) -> None:
-    content = read_image(folder, path)
-    try:
-        read_header(content, pixel_limit=options.pixel_limit)
-        if options.check == "decode":
-            decode_fully(content)
-    except ImageError as error:
-        raise ImageError(f"image {path!r} {error}", reason=error.reason) from error

@@ -15,10 +15,10 @@ from ..plain_text import plain_text
 from ..quarantine import Rejected
 from ..readers.llava import read_llava
 from ..source import Source, Span
+from ..splice import apply
 from .edits import add_id
 from .repair import Change, Repair
 from .report import Fixed
-from .splice import apply
 
 _CHUNK_BYTES = 4 << 20
 _MAX_SHOWN = 2000

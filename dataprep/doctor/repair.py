@@ -9,10 +9,10 @@ from typing import NamedTuple
 from ...errors import NevaPrepError
 from ..folder import ImageFolder
 from ..options import ConvertOptions
+from ..splice import Edit, apply
 from .edits import edits_for
 from .fault import first_fault
 from .find_images import ImageFinder
-from .splice import Edit, apply
 
 _MAX_ROUNDS = 12
 _AROUND = 60

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -13,7 +12,7 @@ import msgspec
 from ...errors import ImageError, NevaPrepError
 from ..check import check_placeholders, check_turns
 from ..folder import ImageFolder, machine_trouble
-from ..image import read_header
+from ..image import decode_fully, read_header
 from ..options import PIXEL_LIMIT
 from ..readers.llava import read_llava
 from ..readers.record import Record, load_json
@@ -71,15 +70,28 @@ def view_record(
     )
 
 
-def check_record(raw: bytes, images: ImageFolder | None) -> tuple[Record, list[bytes]]:
+def check_record(
+    raw: bytes,
+    images: ImageFolder | None,
+    *,
+    pixel_limit: int = PIXEL_LIMIT,
+    decode: bool = False,
+) -> tuple[Record, list[bytes]]:
     """What converting a record would read: the record, and its images where there is a folder.
+
+    Args:
+        raw: the record's JSON.
+        images: where its images are.
+        pixel_limit: largest width x height of an image.
+        decode: decode every image, as `--check decode` does.
 
     Raises:
         RecordError, ImageError: what would put it into quarantine.
     """
     record = read_llava(raw)
     check_placeholders(record, check_turns(record.turns), insert=False)
-    return record, [] if images is None else list(_read_images(record.images, images))
+    paths = () if images is None else record.images
+    return record, [_read_checked(images, path, pixel_limit, decode) for path in paths if images]
 
 
 def id_of(raw: bytes) -> str | None:
@@ -113,14 +125,15 @@ def read_image(folder: ImageFolder, path: str) -> bytes:
             raise machine_trouble(path, error) from error
 
 
-def _read_images(paths: Iterable[str], folder: ImageFolder) -> Iterator[bytes]:
-    for path in paths:
-        data = read_image(folder, path)
-        try:
-            read_header(data, pixel_limit=PIXEL_LIMIT)
-        except ImageError as error:
-            raise ImageError(f"image {path!r} {error}", reason=error.reason) from error
-        yield data
+def _read_checked(folder: ImageFolder, path: str, pixel_limit: int, decode: bool) -> bytes:
+    data = read_image(folder, path)
+    try:
+        read_header(data, pixel_limit=pixel_limit)
+        if decode:
+            decode_fully(data)
+    except ImageError as error:
+        raise ImageError(f"image {path!r} {error}", reason=error.reason) from error
+    return data
 
 
 def _parsed(raw: bytes) -> Any:

@@ -37,7 +37,7 @@ class Edit(NamedTuple):
     """One change of a text."""
 
     kind: str
-    """One of edits.EDITS."""
+    """What sort of change, such as doctor/edits.EDITS."""
     where: str
     """What is changed, such as `conversations[0].from`."""
     start: int
