@@ -46,3 +46,7 @@ class ConfigError(NevaPrepError):
     """Settings that cannot work, or cannot work together."""
 
     exit_code = 2
+
+
+class TrainingError(NevaPrepError):
+    """Training cannot go on; the message has the samples, or the rank that stopped."""
