@@ -7,6 +7,8 @@ parallelism. No mask is larger than one sample's part on a rank.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
@@ -72,7 +74,8 @@ class SampleAttention(MegatronModule):  # type: ignore[misc]
         """
         if packed_seq_params is None:
             return self._padded(query, key, value)
-        if query.is_cuda and self.group is None:
+        narrow = self.window is not None and not _takes("window_size")
+        if query.is_cuda and self.group is None and not narrow:
             return self._packed_on_gpu(query, key, value, packed_seq_params)
         bounds = packed_seq_params.cu_seqlens_q_padded.tolist()
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -87,21 +90,22 @@ class SampleAttention(MegatronModule):  # type: ignore[misc]
         from torch.nn.attention.varlen import varlen_attn
 
         bounds, longest = packed.cu_seqlens_q_padded, packed.max_seqlen_q
-        before = -1 if self.window is None else self.window
-        out = varlen_attn(
-            query,
-            key,
-            value,
-            bounds,
-            bounds,
-            longest,
-            longest,
-            scale=self.scale,
-            window_size=(before, 0) if self.causal else (-1, -1),
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        assert isinstance(out, Tensor)
-        return out
+        if query.shape[1] != key.shape[1] and not _takes("enable_gqa"):
+            times = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+        settings: dict[str, Any] = {}
+        if query.shape[1] != key.shape[1]:
+            settings["enable_gqa"] = True
+        if self.scale is not None:
+            settings["scale"] = self.scale
+        if _takes("window_size"):
+            before = -1 if self.window is None else self.window
+            settings["window_size"] = (before, 0) if self.causal else (-1, -1)
+        else:
+            settings["is_causal"] = self.causal
+        out: Any = varlen_attn(query, key, value, bounds, bounds, longest, longest, **settings)
+        attended: Tensor = out
+        return attended
 
     def _by_pieces(
         self, query: Tensor, key: Tensor, value: Tensor, bounds: Sequence[int]
@@ -156,3 +160,11 @@ class SampleAttention(MegatronModule):  # type: ignore[misc]
             keys, device=device
         )
         return (distance >= 0) & (distance <= before)
+
+
+@cache
+def _takes(setting: str) -> bool:
+    """Whether this version of torch's varlen_attn has a setting; 2.10's has the fewest."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return setting in signature(varlen_attn).parameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import warnings
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..errors import ConfigError
 _EXPECTED_WARNINGS = (
     "Transformer Engine and Apex are not installed",
     "Apex is not installed",
+    "absl.logging is not installed",
     "The following imports from `dynamic_context.py` will be removed",
     "`torch.jit.script_method` is deprecated",
     "`torch.jit.script` is deprecated",
@@ -57,6 +59,12 @@ def prepare_megatron() -> None:
             ) from error
         if not torch.cuda.is_available():
             _answer_for_random_states()
+    logging.getLogger("megatron.core.models.gpt.gpt_model").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that GPTModel will be replaced one day, which its users cannot do anything about."""
+    return "GPTModel IS DEPRECATED" not in record.getMessage()
 
 
 class _CudaToCpu(TorchFunctionMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,10 +125,17 @@ def _layer(mask: Any, attention: type, add: Any) -> ModuleSpec:
             ),
             self_attn_bda=add,
             pre_mlp_layernorm=Norm,
-            mlp=ModuleSpec(module=MLP, submodules=mlp_submodules()),
+            mlp=_mlp(),
             mlp_bda=add,
         ),
     )
+
+
+def _mlp() -> Any:
+    """As each megatron-core takes it: 0.19 wants a function that builds it."""
+    if hasattr(MLP, "as_mlp_submodule"):
+        return partial(MLP.as_mlp_submodule, submodules=mlp_submodules())
+    return ModuleSpec(module=MLP, submodules=mlp_submodules())
 
 
 def _language_attention() -> type:
