@@ -104,6 +104,29 @@ def make_scene(seed: int, index: int) -> Scene:
     )
 
 
+def make_simple_scene(seed: int, index: int) -> Scene:
+    """A scene of one color and one kind, half of them of one shape: a small model can learn them.
+
+    Shapes are large and near the middle of their cells, in a square picture.
+    """
+    random = Random(f"simple scene/{seed}/{index}")
+    color, kind = random.choice(sorted(COLORS)), random.choice(KINDS)
+    cells = sorted(random.sample(range(len(PLACES)), k=random.choice((1, 1, 1, 2, 3, 4))))
+    first, second = random.sample(BACKGROUNDS, k=2)
+    shapes = [
+        Shape(
+            color=color,
+            kind=kind,
+            cell=cell,
+            x=cell % 3 * 112 + 56 + random.randint(-8, 8),
+            y=cell // 3 * 112 + 56 + random.randint(-8, 8),
+            radius=random.randint(38, 48),
+        )
+        for cell in cells
+    ]
+    return Scene(width=336, height=336, background=(first, second), shapes=tuple(shapes))
+
+
 def _place(color: str, kind: str, cell: int, width: int, height: int, random: Random) -> Shape:
     """A shape that stays within its cell."""
     row, column = divmod(cell, 3)

@@ -170,6 +170,7 @@ class MockDataModule(StreamDataModule):
             packed_sequence=packed_sequence,
             packed_sequence_size=seq_length if packed_sequence else -1,
             num_image_embeddings_per_tile=num_image_embeddings_per_tile,
+            seq_length=seq_length,
         )
         encoder.register_encoder(MockSample, MockEncoder(num_tokens=num_tokens, vocab_size=words))
         self.task_encoder = encoder

@@ -1,0 +1,283 @@
+"""Checkpoints of a run: all that it needs to go on as if it had not stopped.
+
+step-00001000/
+  weights/                torch_dist: loads into any layout over ranks
+  optimizer/              the same, Adam's moments and float32 weights
+  context/                the model's config, tokenizer and processor; lora.json with adapters
+  ranks/data-00000.pt     the loader's place, of each data-parallel rank
+  ranks/random-00000.pt   random states, of each rank
+  training.json           written last, before the folder gets its name
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError
+from .build import Training, whole_weights
+from .config_file import write_config
+from .save_async import Writer
+from .share import reads_data
+from .weights import config_path, hf_files, load_weights, weights_folder
+
+MARKER = "training.json"
+_VERSION = 1
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """Whole checkpoints of a run, the oldest first."""
+    found = [path for path in run.glob("checkpoints/step-*") if _NAME.fullmatch(path.name)]
+    return sorted(path for path in found if (path / MARKER).is_file())
+
+
+def save_checkpoint(
+    training: Training,
+    data: Any,
+    run: Path,
+    step: int,
+    writer: Writer,
+    *,
+    keep_last: int,
+    files: Path | None,
+    facts: dict[str, Any],
+) -> None:
+    """Save after a step; all ranks call it.
+
+    Args:
+        training: the model and its optimizer.
+        data: the data module.
+        run: folder of the run.
+        step: that was made last.
+        writer: writes now, or while training goes on.
+        keep_last: checkpoints that are kept, this one included; 0 keeps all.
+        files: folder with the tokenizer's and processor's files.
+        facts: put into training.json.
+    """
+    writer.finish()
+    target = run / "checkpoints" / f"step-{step:08d}"
+    part = target.with_name(target.name + ".tmp")
+    if _first():
+        shutil.rmtree(part, ignore_errors=True)
+        for folder in (weights_folder(part), part / "optimizer", part / "ranks", hf_files(part)):
+            folder.mkdir(parents=True)
+    torch.distributed.barrier()
+    _save_ranks(data, part / "ranks")
+    if _first():
+        _write_context(training, part, files, data)
+    with whole_weights(training):
+        weights = _sharded_weights(training)
+        optimizer = _sharded_optimizer(training, weights, loading=False)
+        world = torch.distributed.get_world_size()
+        marker = {"format_version": _VERSION, "step": step, "world_size": world} | facts
+
+        def commit() -> None:
+            torch.distributed.barrier()
+            if _first():
+                (part / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+                shutil.rmtree(target, ignore_errors=True)
+                part.rename(target)
+                _prune(run, keep_last)
+
+        writer.write([(weights, weights_folder(part)), (optimizer, part / "optimizer")], commit)
+
+
+def load_checkpoint(training: Training, data: Any, checkpoint: Path) -> dict[str, Any]:
+    """Go on from a checkpoint; all ranks call it, in any layout with as many data-parallel ranks.
+
+    Returns:
+        What training.json says.
+
+    Raises:
+        ConfigError: it is of another model, or the data module has other settings.
+    """
+    marker = read_marker(checkpoint)
+    with warnings.catch_warnings():
+        # megatron-core's reader calls torch by its former names.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        load_weights(training.chunks, weights_folder(checkpoint))
+        _load_optimizer(training, checkpoint / "optimizer")
+    _load_ranks(data, checkpoint / "ranks", same_layout=_same_layout(training, marker))
+    return marker
+
+
+def read_marker(checkpoint: Path) -> dict[str, Any]:
+    """What training.json says.
+
+    Raises:
+        ConfigError: it is none that this version reads.
+    """
+    try:
+        marker: dict[str, Any] = json.loads((checkpoint / MARKER).read_text())
+        if marker["format_version"] != _VERSION:
+            raise ConfigError(
+                f"{checkpoint}: of format {marker['format_version']}, and this version of "
+                f"neva-prep reads {_VERSION}; use the version that wrote it"
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{checkpoint}: is no checkpoint of a run ({error})") from error
+    return marker
+
+
+def layout_of(training: Training) -> dict[str, Any]:
+    """The layout over ranks, for training.json."""
+    return asdict(training.parallel)
+
+
+def _save_ranks(data: Any, folder: Path) -> None:
+    from megatron.core import parallel_state
+
+    rank = torch.distributed.get_rank()
+    if reads_data():
+        number = parallel_state.get_data_parallel_rank()
+        torch.save(data.state_dict(), folder / f"data-{number:05d}.pt")
+    torch.save(_random_states(), folder / f"random-{rank:05d}.pt")
+
+
+def _load_ranks(data: Any, folder: Path, *, same_layout: bool) -> None:
+    from megatron.core import parallel_state
+
+    if reads_data():
+        path = folder / f"data-{parallel_state.get_data_parallel_rank():05d}.pt"
+        if not path.is_file():
+            saved = len(list(folder.glob("data-*.pt")))
+            raise ConfigError(
+                f"{folder.parent}: was saved by {saved} data-parallel ranks and now there are "
+                f"{parallel_state.get_data_parallel_world_size()}; the samples cannot go on in "
+                "their order: use as many, or start another run from these weights "
+                "(resume.restore_config.path)"
+            )
+        data.load_state_dict(torch.load(path, weights_only=True))
+    if same_layout:
+        rank = torch.distributed.get_rank()
+        _set_random_states(torch.load(folder / f"random-{rank:05d}.pt", weights_only=True))
+
+
+def _random_states() -> dict[str, Any]:
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    states["megatron"] = dict(get_cuda_rng_tracker().get_states())
+    return states
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    get_cuda_rng_tracker().set_states(states["megatron"])
+
+
+def _same_layout(training: Training, marker: dict[str, Any]) -> bool:
+    """Random states belong to ranks; elsewhere they are drawn anew from the seed."""
+    same_size = marker["world_size"] == torch.distributed.get_world_size()
+    return same_size and marker.get("layout") == layout_of(training)
+
+
+def _write_context(training: Training, part: Path, files: Path | None, data: Any) -> None:
+    from .hf_write import copy_small_files
+
+    write_config(training.neva, config_path(part))
+    if training.peft is not None:
+        lora = asdict(training.peft) | {"target_modules": list(training.peft.target_modules)}
+        (part / "context" / "lora.json").write_text(json.dumps(lora, indent=2) + "\n")
+    if files is not None:
+        copy_small_files(files, hf_files(part))
+        unused = files / "unused.safetensors"
+        if unused.is_file():
+            shutil.copyfile(unused, hf_files(part) / unused.name)
+        return
+    tokenizer = data.settings.encoder.rules.tokenizer
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(hf_files(part))
+
+
+def _sharded_weights(training: Training) -> dict[str, Any]:
+    """By stage; what decides is the key of each weight, which counts layers over all stages."""
+    return {
+        f"model{number}": chunk.sharded_state_dict(metadata=_metadata())
+        for number, chunk in enumerate(training.chunks)
+    }
+
+
+def _sharded_optimizer(
+    training: Training, weights: dict[str, Any], *, loading: bool
+) -> dict[str, Any]:
+    state = training.optimizer.sharded_state_dict(
+        dict(weights), is_loading=loading, metadata=_metadata()
+    )
+    return {"optimizer": state}
+
+
+def _load_optimizer(training: Training, folder: Path) -> None:
+    from megatron.core import dist_checkpointing
+
+    weights = _sharded_weights(training)
+    with _step_apart():
+        state = _sharded_optimizer(training, weights, loading=True)
+        loaded = dist_checkpointing.load(state, str(folder))
+        training.optimizer.load_state_dict(loaded["optimizer"])
+
+
+def _metadata() -> dict[str, Any]:
+    from megatron.core import parallel_state
+
+    return {
+        # The only kind that another layout can read.
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "singleton_local_shards": False,
+        "chained_optim_avoid_prefix": True,
+    }
+
+
+@contextmanager
+def _step_apart() -> Iterator[None]:
+    """Keep torch Adam's `step` out of the way while moments are loaded.
+
+    megatron-core's distributed optimizer takes every entry of a weight's state for one of its
+    shards, and torch's Adam has its count of steps there.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    kept: Callable[..., Any] = DistributedOptimizer._set_main_param_and_optimizer_states
+
+    def without_step(self: Any, weight: Any, tensors: Any) -> None:
+        group, order = self.model_param_group_index_map[weight]
+        state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
+        step = state.pop("step", None)
+        kept(self, weight, tensors)
+        if step is not None:
+            state["step"] = step
+
+    DistributedOptimizer._set_main_param_and_optimizer_states = without_step
+    try:
+        yield
+    finally:
+        DistributedOptimizer._set_main_param_and_optimizer_states = kept
+
+
+def _prune(run: Path, keep_last: int) -> None:
+    if keep_last:
+        for old in checkpoints_of(run)[:-keep_last]:
+            # The marker goes first, so that what is half deleted is no checkpoint.
+            (old / MARKER).unlink()
+            shutil.rmtree(old)
+
+
+def _first() -> bool:
+    return torch.distributed.get_rank() == 0

@@ -1,0 +1,266 @@
+"""The run: from a recipe to a trained model, step by step.
+
+find_start ──▶ build_training ──▶ load_checkpoint ──▶ each step: rate, train, log, validate, save
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .build import Training, build_training
+from .check import effective
+from .checkpoint import checkpoints_of, layout_of, load_checkpoint, save_checkpoint
+from .editable import Editable, describe, finished
+from .flops import peak_flops, step_flops
+from .hf_config import resolve
+from .launch import check_launch
+from .logs import RunLog, StepRow
+from .match import check_data, image_statistics, row_length
+from .optimizer import set_learning_rate
+from .ranks import start_ranks, stop_ranks
+from .recipe import Recipe
+from .save_async import Writer
+from .schedule import learning_rate
+from .share import reads_data
+from .start import Start, find_start, run_folder
+from .step import StepResult, evaluate_step, train_step
+from .stop import StopSignal
+from .watch import Seen, Watch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitReport:
+    """How a run ended."""
+
+    step: int
+    """The last one."""
+    loss: float | None
+    """Of that step; None if none was made."""
+    checkpoint: Path
+    stopped: bool
+    """It was told to stop before its last step; the same recipe goes on."""
+
+
+def fit(recipe: Recipe | Editable) -> FitReport:
+    """Train, from where the run stands to its last step; every rank of it calls this.
+
+    Raises:
+        NevaPrepError: settings, data or weights that cannot be trained on.
+    """
+    recipe = finished(recipe)
+    check_launch(recipe)
+    start = find_start(recipe)
+    parallel = effective(recipe.trainer.strategy)
+    check_data(recipe.data, resolve(start.neva), parallel)
+    start_ranks(parallel, seed=recipe.seed)
+    try:
+        with StopSignal() as stop:
+            return _fit(recipe, start, stop)
+    finally:
+        recipe.data.close()
+        stop_ranks()
+
+
+finetune = fit
+"""NeMo's name: whether weights are there to begin from, the recipe says."""
+pretrain = fit
+"""NeMo's name."""
+
+
+def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
+    training = build_training(
+        start.neva,
+        parallel=recipe.trainer.strategy,
+        compute=recipe.trainer.compute,
+        optimizer=recipe.optim,
+        peft=recipe.peft,
+        load=start.load,
+        **image_statistics(recipe.data),
+    )
+    step = 0
+    if start.checkpoint is not None:
+        step = int(load_checkpoint(training, recipe.data, start.checkpoint)["step"])
+    run = run_folder(recipe)
+    log = RunLog(
+        run,
+        writes=torch.distributed.get_rank() == 0,
+        from_step=step,
+        max_steps=recipe.trainer.max_steps,
+        every=recipe.trainer.log_every_n_steps,
+    )
+    log.say(_opening(recipe, training, start))
+    writer = Writer(in_background=recipe.log.ckpt.async_save)
+    try:
+        return _steps(_Run(recipe, training, start, run, log, writer), step, stop)
+    finally:
+        writer.close()
+        log.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all steps of a run share."""
+
+    recipe: Recipe
+    training: Training
+    start: Start
+    folder: Path
+    log: RunLog
+    writer: Writer
+
+    def numbers(self) -> dict[str, int]:
+        """Sizes of a step."""
+        data = self.recipe.data
+        return {
+            "num_micro_batches": data.num_micro_batches,
+            "seq_length": row_length(data),
+            "micro_batch_size": data.settings.read.micro_batch_size,
+        }
+
+
+def _steps(run: _Run, step: int, stop: StopSignal) -> FitReport:
+    recipe, trainer = run.recipe, run.recipe.trainer
+    saved, loss, stopped = step, None, False
+    watch = Watch(iter(recipe.data.train_dataloader())) if reads_data() else None
+    while step < trainer.max_steps and not stopped:
+        step += 1
+        loss = _step(run, step, watch)
+        run.writer.poll()
+        if trainer.val_check_interval and step % trainer.val_check_interval == 0:
+            _validate(run, step)
+        stopped = stop.on_any_rank()
+        if step % recipe.log.ckpt.every_n_train_steps == 0 or stopped:
+            saved = _save(run, step)
+    if saved != step:
+        _save(run, step)
+    run.writer.finish()
+    stopped = step < trainer.max_steps
+    found = checkpoints_of(run.folder)
+    run.log.say(f"{'stopped' if stopped else 'finished'} at step {step:,}; saved as {found[-1]}")
+    return FitReport(step=step, loss=loss, checkpoint=found[-1], stopped=stopped)
+
+
+def _step(run: _Run, step: int, watch: Watch | None) -> float:
+    recipe, started = run.recipe, time.perf_counter()
+    lr = learning_rate(
+        step, recipe.lr_scheduler, lr=recipe.optim.lr, max_steps=recipe.trainer.max_steps
+    )
+    set_learning_rate(run.training.optimizer, lr)
+    result = train_step(run.training, watch, **run.numbers())
+    seconds = time.perf_counter() - started
+    seen = watch.take() if watch is not None else None
+    keys = _all_keys(seen)
+    if seen is not None:
+        run.log.step(_row(run, step, lr, result, seen, keys, seconds))
+    return result.loss
+
+
+def _row(
+    run: _Run,
+    step: int,
+    lr: float,
+    result: StepResult,
+    seen: Seen,
+    keys: list[str],
+    seconds: float,
+) -> StepRow:
+    encoder = run.recipe.data.settings.encoder
+    places = result.num_positions
+    if encoder.packed_sequence:
+        places = seen.rows * encoder.packed_sequence_size * _data_parallel_size()
+    return StepRow(
+        step=step,
+        loss=result.loss,
+        lr=lr,
+        grad_norm=result.grad_norm or 0.0,
+        tokens=result.num_tokens,
+        trained_tokens=result.num_trained_tokens,
+        positions=result.num_positions,
+        fill=result.num_tokens / places if places else 0.0,
+        seconds=seconds,
+        data_wait=seen.wait_seconds / seconds,
+        memory_bytes=_memory(),
+        mfu=_mfu(run.training, seen, seconds),
+        keys=keys,
+    )
+
+
+def _validate(run: _Run, step: int) -> None:
+    limit, data = run.recipe.trainer.limit_val_batches, run.recipe.data
+    batches: Iterator[Any] | None = None
+    if reads_data():
+        batches = iter(data.val_dataloader())
+        if limit is not None:
+            batches = islice(batches, limit * data.num_micro_batches)
+    loss = tokens = 0.0
+    while (result := evaluate_step(run.training, batches, **run.numbers())) is not None:
+        loss, tokens = loss + result.loss_sum, tokens + result.num_trained_tokens
+    run.log.validation(step, loss / tokens if tokens else float("nan"), int(tokens))
+
+
+def _save(run: _Run, step: int) -> int:
+    save_checkpoint(
+        run.training,
+        run.recipe.data,
+        run.folder,
+        step,
+        run.writer,
+        keep_last=run.recipe.log.ckpt.keep_last,
+        files=run.start.files,
+        facts={"layout": layout_of(run.training), "recipe": describe(run.recipe)},
+    )
+    return step
+
+
+def _all_keys(seen: Seen | None) -> list[str]:
+    """Keys of all data-parallel ranks, on the ranks that read."""
+    from megatron.core import parallel_state
+
+    if seen is None or _data_parallel_size() == 1:
+        return seen.keys if seen else []
+    gathered: list[list[str]] = [[] for _ in range(_data_parallel_size())]
+    group = parallel_state.get_data_parallel_group()
+    torch.distributed.all_gather_object(gathered, seen.keys, group=group)
+    return [key for keys in gathered for key in keys]
+
+
+def _data_parallel_size() -> int:
+    from megatron.core import parallel_state
+
+    size: int = parallel_state.get_data_parallel_world_size()
+    return size
+
+
+def _memory() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _mfu(training: Training, seen: Seen, seconds: float) -> float | None:
+    """Of the ranks that share rank 0's data."""
+    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    if peak is None:
+        return None
+    needed = step_flops(training, positions=seen.positions, squares=seen.squares, tiles=seen.tiles)
+    ranks = torch.distributed.get_world_size() / _data_parallel_size()
+    return needed / (seconds * peak * ranks)
+
+
+def _opening(recipe: Recipe, training: Training, start: Start) -> str:
+    trained = sum(
+        w.numel() for chunk in training.chunks for w in chunk.parameters() if w.requires_grad
+    )
+    ranks = torch.distributed.get_world_size()
+    return (
+        f"{recipe.log.name}: {ranks} {'ranks' if ranks > 1 else 'rank'}, {trained:,} trained "
+        f"weights on this one, from {start.what}"
+    )

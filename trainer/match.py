@@ -1,0 +1,106 @@
+"""Whether the data suit the model and its layout: asked before anything is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConfigError
+from .check import row_multiple
+from .config import NevaConfig
+from .parallel_config import ParallelConfig
+
+
+def row_length(data: Any) -> int:
+    """Positions of a row, of a data module: of a pack, or the most of a sample.
+
+    Raises:
+        ConfigError: it has no limit.
+    """
+    encoder = data.settings.encoder
+    if encoder.packed_sequence:
+        return int(encoder.packed_sequence_size)
+    if encoder.rules.max_length is None:
+        raise ConfigError(
+            "data: the task encoder has no seq_length, so a long sample could exhaust the memory; "
+            "give MultiModalTaskEncoder(seq_length=...)"
+        )
+    return int(encoder.rules.max_length) - 1
+
+
+def check_data(data: Any, neva: NevaConfig, parallel: ParallelConfig) -> None:
+    """Refuse data that the model would read wrongly, or fail at much later.
+
+    Args:
+        data: a data module of the loaders.
+        neva: the model, its shapes known.
+        parallel: as it is run.
+
+    Raises:
+        ConfigError: the message has both numbers.
+    """
+    if not hasattr(data, "train_dataloader") or not hasattr(data, "settings"):
+        raise ConfigError(
+            f"data={data!r}: is no data module; use EnergonMultiModalDataModule, "
+            "NevaLazyDataModule or MockDataModule of neva_prep.loaders"
+        )
+    encoder = data.settings.encoder
+    rows = encoder.preparer.rows
+    _check_images(encoder.preparer, neva)
+    _check_words(encoder.rules.tokenizer, neva)
+    length, longest = row_length(data), neva.language_transformer_config.seq_length
+    if not encoder.packed_sequence and length > longest:
+        raise ConfigError(
+            f"data: seq_length={length}, and the model was made for {longest} positions; make the "
+            "data's smaller, or the model's larger if its positions can be stretched"
+        )
+    multiple = row_multiple(parallel)
+    if encoder.packed_sequence and rows.alignment % multiple:
+        raise ConfigError(
+            f"data: pack_alignment={rows.alignment}, and this layout cuts packed samples into "
+            f"pieces, so each must take a multiple of {multiple}; give MultiModalTaskEncoder("
+            f"pack_alignment={multiple})"
+        )
+    if (
+        encoder.packed_sequence
+        and parallel.pipeline_model_parallel_size > 1
+        and not encoder.pad_packs
+    ):
+        raise ConfigError(
+            "data: packs of different lengths do not pass a pipeline, whose stages wait for rows "
+            "of one length; give MultiModalTaskEncoder(pad_packs=True)"
+        )
+
+
+def image_statistics(data: Any) -> dict[str, tuple[float, ...]]:
+    """The mean and standard deviation that uint8 pixels are normalized with, for build_training."""
+    config = getattr(data.settings.encoder.preparer.reader, "config", None)
+    return {} if config is None else {"image_mean": config.mean, "image_std": config.std}
+
+
+def _check_images(preparer: Any, neva: NevaConfig) -> None:
+    rows, reader = preparer.rows, preparer.reader
+    ours, theirs = neva.num_image_embeddings_per_tile, rows.num_image_embeddings_per_tile
+    if ours != theirs:
+        raise ConfigError(
+            f"data: num_image_embeddings_per_tile={theirs}, and the model makes {ours} of a tile, "
+            "so its rows would be of other lengths than the data's; give the data module or its "
+            f"task encoder num_image_embeddings_per_tile={ours}"
+        )
+    size = getattr(reader, "image_size", None) or (reader.config and (reader.config.size,) * 2)
+    if size and tuple(size) != neva.image_size:
+        raise ConfigError(
+            f"data: images of {size[0]}x{size[1]} pixels, and the vision encoder takes "
+            f"{neva.image_size[0]}x{neva.image_size[1]}; use the image processor of the same model"
+        )
+
+
+def _check_words(tokenizer: Any, neva: NevaConfig) -> None:
+    if tokenizer is None:
+        return
+    owner = getattr(tokenizer, "tokenizer", tokenizer)
+    words, size = len(owner), neva.language_transformer_config.vocab_size
+    if words > size:
+        raise ConfigError(
+            f"data: the tokenizer has {words} words and the model {size}; use the tokenizer of the "
+            "same model"
+        )

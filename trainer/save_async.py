@@ -1,0 +1,76 @@
+"""Writing checkpoints: now, or in another process while training goes on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .compat import prepare_megatron
+
+_FORMAT = ("torch_dist", 1)
+Parts = Sequence[tuple[dict[str, Any], Path]]
+"""What to write, and the folder for each."""
+
+
+class Writer:
+    """Writes checkpoints; one that is under way is finished before the next begins."""
+
+    def __init__(self, *, in_background: bool) -> None:
+        """Nothing starts before the first one."""
+        self._in_background = in_background
+        self._queue: Any = None
+        self._commit: Callable[[], None] | None = None
+
+    def write(self, parts: Parts, commit: Callable[[], None]) -> None:
+        """Write; all ranks call it.
+
+        Args:
+            parts: sharded states and their folders, which exist.
+            commit: called on all ranks when everything is written.
+        """
+        prepare_megatron()
+        from megatron.core import dist_checkpointing
+
+        if not self._in_background:
+            for state, folder in parts:
+                dist_checkpointing.save(state, str(folder), _FORMAT)
+            commit()
+            return
+        from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+
+        self._queue = self._queue or AsyncCallsQueue()
+        extra: dict[str, Any] = {}
+        if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters:
+            extra["async_strategy"] = "mcore"  # Since 0.19 another one is the default.
+        for state, folder in parts:
+            request = dist_checkpointing.save(
+                state, str(folder), _FORMAT, async_sharded_save=True, **extra
+            )
+            self._queue.schedule_async_request(request)
+        self._commit = commit
+
+    def poll(self) -> None:
+        """See whether one has come to its end; all ranks call it after each step."""
+        if self._commit is not None:
+            self._queue.maybe_finalize_async_calls(blocking=False)
+            self._end()
+
+    def finish(self) -> None:
+        """Wait for the one that is under way; all ranks call it."""
+        if self._commit is not None:
+            self._queue.maybe_finalize_async_calls(blocking=True)
+            self._end()
+
+    def close(self) -> None:
+        """Finish, and end the writing process."""
+        self.finish()
+        if self._queue is not None:
+            self._queue.close()
+            self._queue = None
+
+    def _end(self) -> None:
+        if self._commit is not None and not self._queue.get_num_unfinalized_calls():
+            commit, self._commit = self._commit, None
+            commit()
