@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -176,3 +181,17 @@ def test_every_state_and_sort_is_sound_sql(looked: Looked) -> None:
             for sort in SORTS:
                 query = Query(state=state, sort=sort, tokens="1-5")
                 assert catalogue.count(query) == len(catalogue.cards(query, 0, 100))
+
+
+def test_ctrl_c_is_the_usual_end(converted: Converted, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "neva_prep.cli", "inspect", str(converted.out), "--serve"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert ask(address).status == 200
+        assert list(tmp_path.iterdir())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stdout.read() == ""
+    assert not list(tmp_path.iterdir())
