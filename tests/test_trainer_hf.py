@@ -39,7 +39,7 @@ from neva_prep.trainer import (
 )
 from neva_prep.trainer.hf_config import neva_from_hf, neva_to_hf, read_config, read_vision
 from neva_prep.trainer.hf_files import WeightFolder, canonical
-from neva_prep.trainer.hf_load import load_hf_weights, load_pretrained, load_vision
+from neva_prep.trainer.hf_load import load_hf_weights, load_pretrained, load_vision, own_piece
 from neva_prep.trainer.hf_map import model_ties
 from neva_prep.trainer.hf_write import write_hf_folder
 
@@ -166,6 +166,14 @@ def our_logits(model: Any, batch: Any, **changes: Any) -> Tensor:
     return logits
 
 
+def same_weights(one: Path, other: Path) -> bool:
+    before, after = (load_file(folder / "model.safetensors") for folder in (one, other))
+    before, after = ({canonical(n): w for n, w in x.items()} for x in (before, after))
+    return before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
+
+
 @torch.no_grad()
 def test_logits_are_those_of_hugging_face(pair: Pair) -> None:
     batch = expanded(pair.config)
@@ -241,17 +249,23 @@ def test_hugging_faces_own_tower_gives_the_same(pairs: Any) -> None:
         load_hf_weights(model, WeightFolder(pair.folder))
         batch = expanded(pair.config)
         torch.testing.assert_close(our_logits(model, batch), our_logits(pair.ours, batch))
-        assert all(w.numel() for w in model.vision_model.parameters())
+
+
+def test_a_checkpoint_with_hugging_faces_tower_goes_there_and_back(
+    pairs: Any, tmp_path: Path
+) -> None:
+    pair = pairs(3)
+    tower = HFCLIPVisionConfig(pretrained_model_name_or_path=str(pair.folder))
+    asked = NevaModel(replace(pair.config, vision_transformer_config=tower))
+    exported = export_ckpt(import_ckpt(asked, pair.folder, tmp_path / "ckpt"), tmp_path / "out")
+    assert same_weights(pair.folder, exported)
 
 
 def test_a_checkpoint_goes_there_and_back_to_the_byte(pairs: Any, tmp_path: Path) -> None:
     pair = pairs(0)
     checkpoint = import_ckpt(None, pair.folder, tmp_path / "ckpt")
     exported = export_ckpt(checkpoint, tmp_path / "out")
-    before, after = (load_file(f / "model.safetensors") for f in (pair.folder, exported))
-    before, after = ({canonical(n): w for n, w in x.items()} for x in (before, after))
-    assert before.keys() == after.keys()  # the vision layers behind the features, too
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert same_weights(pair.folder, exported)  # the vision layers behind the features, too
     assert (exported / "tokenizer_config.json").read_text() == '{"image_token": "<image>"}'
     with pytest.raises(ConfigError, match="is there already"):
         export_ckpt(checkpoint, tmp_path / "out")
@@ -379,6 +393,29 @@ def test_what_the_model_cannot_be_is_refused(
         settings[name] = settings[name] | value if isinstance(value, dict) else value
     with pytest.raises(ConfigError, match=message):
         neva_from_hf(settings, "here")
+
+
+@pytest.mark.parametrize(
+    ("dim", "parts", "held"),
+    [
+        (0, 1, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (0, 2, [[0, 1, 4, 5], [2, 3, 6, 7]]),  # a gate beside what it gates
+        (1, 1, [[0, 2, 4, 6], [1, 3, 5, 7]]),
+        (None, 1, [list(range(8))] * 2),
+    ],
+)
+def test_a_tensor_rank_takes_its_piece(
+    dim: int | None, parts: int, held: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from megatron.core import parallel_state
+
+    weight: Any = torch.nn.Parameter(torch.empty(0))
+    weight.tensor_model_parallel, weight.partition_dim = dim is not None, dim
+    monkeypatch.setattr(parallel_state, "get_tensor_model_parallel_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(parallel_state, "get_tensor_model_parallel_rank", lambda r=rank: r)
+        whole = torch.arange(8).view((4, 2) if dim == 1 else (8, 1))
+        assert own_piece(whole, weight, parts).flatten().tolist() == held[rank]
 
 
 def test_a_folder_without_all_weights_is_refused(pairs: Any, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ConfigError
+from .hub import shards
 
 _SPELLINGS = [
     (re.compile(pattern), replacement)
@@ -53,8 +53,8 @@ class WeightFolder:
         self.folder = folder
         self._shards: dict[Path, Any] = {}
         self._places: dict[str, tuple[Path, str]] = {}
-        for path, names in _shard_names(folder):
-            self._places |= {canonical(name): (path, name) for name in names or self._open(path)}
+        for path in _shard_paths(folder):
+            self._places |= {canonical(name): (path, name) for name in self._open(path)}
 
     def names(self) -> set[str]:
         """Canonical names of all weights."""
@@ -85,22 +85,14 @@ class WeightFolder:
         return list(self._shards[path].keys())
 
 
-def _shard_names(folder: Path) -> list[tuple[Path, list[str] | None]]:
-    """Shards and the names in them; None where a shard says so itself."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        by_shard: dict[str, list[str]] = {}
-        for name, shard in json.loads(index.read_text())["weight_map"].items():
-            # Only the shard's own name: an index must not reach outside the folder.
-            by_shard.setdefault(Path(shard).name, []).append(name)
-        missing = [shard for shard in by_shard if not (folder / shard).is_file()]
-        if missing:
-            raise ConfigError(f"{folder}: {index.name} names {missing[0]}, which is not there")
-        return [(folder / shard, names) for shard, names in by_shard.items()]
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [(single, None)]
-    raise ConfigError(
-        f"{folder}: has no model.safetensors; weights of other kinds are pickles, which run code: "
-        "save the model as safetensors"
-    )
+def _shard_paths(folder: Path) -> list[Path]:
+    paths = [folder / name for name in shards(folder)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing and len(paths) > 1:
+        raise ConfigError(f"{missing[0]}: the folder's index names it, and it is not there")
+    if missing:
+        raise ConfigError(
+            f"{folder}: has no model.safetensors; weights of other kinds are pickles, which run "
+            "code: save the model as safetensors"
+        )
+    return paths
