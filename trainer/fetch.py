@@ -59,10 +59,9 @@ def _append(url: str, part: Path, size: int | None) -> None:
         hf_raise_for_status(answer)
         if there and answer.status_code != 206:  # It sends the whole file.
             there = 0
+        settings: dict[str, Any] = {"desc": part.stem, "unit": "B", "unit_scale": True}
         # disable=None shows the bar on a terminal only.
-        bar = tqdm(
-            total=size, initial=there, unit="B", unit_scale=True, desc=part.stem, disable=None
-        )
+        bar = utils.tqdm(total=size, initial=there, disable=None, **settings)
         with bar, part.open("r+b" if there else "wb") as file:
             file.seek(there)
             for block in answer.iter_bytes(_BLOCK):
