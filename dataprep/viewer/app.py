@@ -41,7 +41,7 @@ def make_app(site: Site, *, token: str, hosts: Collection[str]) -> Starlette:
     """The viewer as an ASGI application.
 
     Args:
-        site: what is looked at; closed when the application ends.
+        site: what is looked at; its catalogue is begun with the application.
         token: first part of every path.
         hosts: that requests may name, with the port.
     """
@@ -96,7 +96,6 @@ def make_app(site: Site, *, token: str, hosts: Collection[str]) -> Starlette:
         anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
         site.catalogue.start()
         yield
-        site.close()
 
     return Starlette(
         routes=[

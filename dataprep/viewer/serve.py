@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..look.open import Looked
     from ..look.settings import LookSettings
+    from .site import Site
 
 LOOPBACK = "127.0.0.1"
 
@@ -45,7 +46,7 @@ def serve(
         ConfigError: the extra `viewer` is not installed, or the port is taken.
         NevaPrepError: what is looked at cannot be read.
     """
-    server, bound, url = _prepare(looked, settings, port)
+    server, site, bound, url = _prepare(looked, settings, port)
     print(url, flush=True)
     print("Ctrl-C stops the viewer.", file=sys.stderr)
     if open_browser and _has_desktop():
@@ -59,12 +60,13 @@ def serve(
         pass  # The usual end.
     finally:
         bound.close()
+        site.close()
 
 
 @contextmanager
 def running(looked: Looked, *, settings: LookSettings | None = None) -> Iterator[str]:
     """A viewer in the background; gives its address."""
-    server, bound, url = _prepare(looked, settings, 0)
+    server, site, bound, url = _prepare(looked, settings, 0)
     thread = threading.Thread(target=server.run, args=([bound],), name="viewer")
     thread.start()
     try:
@@ -73,12 +75,13 @@ def running(looked: Looked, *, settings: LookSettings | None = None) -> Iterator
         server.should_exit = True
         thread.join()
         bound.close()
+        site.close()
 
 
 def _prepare(
     looked: Looked, settings: LookSettings | None, port: int
-) -> tuple[uvicorn.Server, socket.socket, str]:
-    """A server that is not started, the socket that it will listen on, and its address."""
+) -> tuple[uvicorn.Server, Site, socket.socket, str]:
+    """A server that is not started, what it shows, the socket that it takes, and its address."""
     try:
         import uvicorn
 
@@ -100,7 +103,7 @@ def _prepare(
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, ws="none"
     )
-    return uvicorn.Server(config), bound, f"http://{LOOPBACK}:{port}/{token}/"
+    return uvicorn.Server(config), site, bound, f"http://{LOOPBACK}:{port}/{token}/"
 
 
 def _has_desktop() -> bool:
