@@ -24,6 +24,9 @@ COMMANDS = {
     "stats": ("dataprep.stats.command:stats", "Count what a dataset holds, and how it packs."),
     "diff": ("dataprep.doctor.diff_command:diff", "Say how two sources or datasets differ."),
     "trace": ("dataprep.stream_commands:trace", "Turn keys of a batch back into source records."),
+    "train": ("trainer.train_command:train", "Train a NeVA model on a dataset, from a recipe."),
+    "import": ("trainer.convert_commands:import_model", "Make a checkpoint of a LLaVA model."),
+    "export": ("trainer.convert_commands:export", "Write a checkpoint as a Hugging Face model."),
     "demo": ("dataprep.look_commands:demo", "The main job end to end on pictures that it draws."),
 }
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -40,7 +40,7 @@ class Editable:
         if name.startswith("__"):
             raise AttributeError(name)
         value = getattr(self._value, name)
-        if _is_config(value) and name in _names(self._value):
+        if is_config(value) and name in _names(self._value):
             return Editable(value, partial(setattr, self, name))
         return value
 
@@ -63,8 +63,8 @@ class Editable:
         return Editable(value)
 
     def to_nemo_run(self) -> Any:
-        """The recipe as nemo-run's task; see `nemo_run.py`."""
-        from .nemo_run import to_nemo_run
+        """The recipe as nemo-run's task; see `nemo_task.py`."""
+        from .nemo_task import to_nemo_run
 
         return to_nemo_run(self)
 
@@ -101,7 +101,7 @@ def replace_at(config: Any, name: str, value: Any) -> Any:
         raise ConfigError(f"{type(config).__name__} has no {first!r}; {hint}")
     if rest:
         inner = getattr(config, first)
-        if not _is_config(inner):
+        if not is_config(inner):
             raise ConfigError(f"{name}: {first} is {inner!r}, which has no {rest!r}; set it first")
         value = replace_at(inner, rest, value)
     return replace(config, **{first: value})
@@ -124,18 +124,29 @@ def replace_texts(config: Any, settings: Mapping[str, str]) -> Any:
 
 def describe(config: Any, indent: int = 0) -> str:
     """A config as Python would write it, a field a line."""
-    if not _is_config(config):
-        return repr(config)
+    if not is_config(config):
+        return _brief(config)
     inside = "  " * (indent + 1)
     lines = [f"{inside}{n}={describe(getattr(config, n), indent + 1)},\n" for n in _names(config)]
     return f"{type(config).__name__}(\n{''.join(lines)}{'  ' * indent})"
+
+
+def _brief(value: Any) -> str:
+    """A data module by its sizes; anything else as it shows itself."""
+    settings: Any = getattr(value, "settings", None)
+    if not hasattr(settings, "global_batch_size"):
+        return repr(value)
+    return (
+        f"{type(value).__name__}(micro_batch_size={settings.read.micro_batch_size}, "
+        f"global_batch_size={settings.global_batch_size}, ...)"
+    )
 
 
 def _read(config: Any, name: str, text: str) -> Any:
     *parents, last = name.split(".")
     for parent in parents:
         config = getattr(config, parent, None)
-    if not _is_config(config) or last not in _names(config):
+    if not is_config(config) or last not in _names(config):
         return text  # replace_at says what is wrong.
     kind = typing.get_type_hints(type(config))[last]
     for choice in typing.get_args(kind) if _is_union(kind) else (kind,):
@@ -158,9 +169,10 @@ def _convert(kind: Any, text: str) -> Any:
     if typing.get_origin(kind) is typing.Literal:
         return text if text in typing.get_args(kind) else _no()
     origin = typing.get_origin(kind) or kind
-    if origin in (tuple, list) or getattr(origin, "__name__", "") == "Sequence":
-        parts = [part.strip() for part in text.strip("[]()").split(",") if part.strip()]
-        return tuple(part.strip("'\"") for part in parts)
+    if origin in (tuple, list, Sequence):
+        (inner, *_) = typing.get_args(kind) or (str,)
+        parts = [part.strip(" '\"") for part in text.strip("[]()").split(",")]
+        return tuple(_convert(inner, part) for part in parts if part)
     if kind is str and text.lower() not in ("none", "null"):
         return text
     return _no()
@@ -177,7 +189,8 @@ def _is_union(kind: Any) -> bool:
     return typing.get_origin(kind) in (typing.Union, types.UnionType)
 
 
-def _is_config(value: Any) -> bool:
+def is_config(value: Any) -> bool:
+    """Whether it is an instance of a frozen dataclass."""
     return (
         is_dataclass(value)
         and not isinstance(value, type)

@@ -55,17 +55,17 @@ def fit(recipe: Recipe | Editable) -> FitReport:
     Raises:
         NevaPrepError: settings, data or weights that cannot be trained on.
     """
-    recipe = finished(recipe)
-    check_launch(recipe)
-    start = find_start(recipe)
-    parallel = effective(recipe.trainer.strategy)
-    check_data(recipe.data, resolve(start.neva), parallel)
-    start_ranks(parallel, seed=recipe.seed)
+    plan: Recipe = finished(recipe)
+    check_launch(plan)
+    start = find_start(plan)
+    parallel = effective(plan.trainer.strategy)
+    check_data(plan.data, resolve(start.neva), parallel)
+    start_ranks(parallel, seed=plan.seed)
     try:
         with StopSignal() as stop:
-            return _fit(recipe, start, stop)
+            return _fit(plan, start, stop)
     finally:
-        recipe.data.close()
+        plan.data.close()
         stop_ranks()
 
 
