@@ -44,7 +44,9 @@ def encode_jpeg(pixels: Pixels, quality: int = 80) -> bytes:
     return file.getvalue()
 
 
-def as_the_model_sees(data: bytes, reader: ImageReader) -> tuple[Pixels, ...]:
+def as_the_model_sees(
+    data: bytes, reader: ImageReader, *, name: str = "image"
+) -> tuple[Pixels, ...]:
     """The tiles that a reader makes of an image, made visible again.
 
     Returns:
@@ -53,7 +55,7 @@ def as_the_model_sees(data: bytes, reader: ImageReader) -> tuple[Pixels, ...]:
     Raises:
         ImageError: it is no image, damaged, or over the reader's limit.
     """
-    return denormalise(reader.read(data), reader)
+    return denormalise(reader.read(data, name=name), reader)
 
 
 def denormalise(pixels: Tensor, reader: ImageReader) -> tuple[Pixels, ...]:
@@ -94,6 +96,6 @@ def _with_tiles(image: ImageView, reader: Any) -> ImageView:
     if image.data is None:
         return image
     try:
-        return replace(image, tiles=as_the_model_sees(image.data, reader))
+        return replace(image, tiles=as_the_model_sees(image.data, reader, name=image.name))
     except ImageError as error:
         return replace(image, error=str(error))
