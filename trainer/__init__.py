@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from .language_config import Qwen25Config7B as Qwen25Config7B
     from .language_config import Qwen25Config500M as Qwen25Config500M
     from .language_config import RopeScaling as RopeScaling
+    from .loop import FitReport as FitReport
+    from .loop import finetune as finetune
+    from .loop import fit as fit
+    from .loop import pretrain as pretrain
+    from .lora import LoRA as LoRA
     from .model import MCoreNevaModel as MCoreNevaModel
     from .models import CLIPViTModel as CLIPViTModel
     from .models import InternViTModel as InternViTModel
@@ -40,8 +45,14 @@ if TYPE_CHECKING:
     from .models import NevaModel as NevaModel
     from .models import SigLIPViTModel as SigLIPViTModel
     from .models import VisionModel as VisionModel
+    from .optimizer import OptimizerSettings as OptimizerSettings
     from .parallel_config import ComputeConfig as ComputeConfig
     from .parallel_config import ParallelConfig as ParallelConfig
+    from .recipe import Recipe as Recipe
+    from .recipes import llava15_7b as llava15_7b
+    from .recipes import llava15_13b as llava15_13b
+    from .recipes import neva_llama3_8b as neva_llama3_8b
+    from .schedule import CosineAnnealing as CosineAnnealing
     from .vision_config import CLIPViTL_14_336_Config as CLIPViTL_14_336_Config
     from .vision_config import HFCLIPVisionConfig as HFCLIPVisionConfig
     from .vision_config import InternViT_300M_448px_Config as InternViT_300M_448px_Config
@@ -52,7 +63,9 @@ _HOME = {
     "CLIPViTL_14_336_Config": ".vision_config",
     "CLIPViTModel": ".models",
     "ComputeConfig": ".parallel_config",
+    "CosineAnnealing": ".schedule",
     "ExpandedBatch": ".expand",
+    "FitReport": ".loop",
     "HFCLIPVisionConfig": ".vision_config",
     "InternViTModel": ".models",
     "InternViT_300M_448px_Config": ".vision_config",
@@ -64,6 +77,7 @@ _HOME = {
     "Llava15Config13B": ".config",
     "Llava15Config7B": ".config",
     "LlavaModel": ".models",
+    "LoRA": ".lora",
     "MCoreNevaModel": ".model",
     "MistralConfig7B": ".language_config",
     "MultimodalProjectorConfig": ".config",
@@ -73,9 +87,11 @@ _HOME = {
     "NevaConfig": ".config",
     "NevaLlama3Config8B": ".config",
     "NevaModel": ".models",
+    "OptimizerSettings": ".optimizer",
     "ParallelConfig": ".parallel_config",
     "Qwen25Config500M": ".language_config",
     "Qwen25Config7B": ".language_config",
+    "Recipe": ".recipe",
     "RopeScaling": ".language_config",
     "SigLIPViT400M_14_384_Config": ".vision_config",
     "SigLIPViTModel": ".models",
@@ -83,8 +99,14 @@ _HOME = {
     "VisionModel": ".models",
     "expand_batch": ".expand",
     "export_ckpt": ".hf_import",
+    "finetune": ".loop",
+    "fit": ".loop",
     "import_ckpt": ".hf_import",
+    "llava15_13b": ".recipes",
+    "llava15_7b": ".recipes",
     "load_pretrained": ".hf_load",
+    "neva_llama3_8b": ".recipes",
+    "pretrain": ".loop",
     "slice_for_context": ".expand",
 }
 
@@ -92,7 +114,9 @@ __all__ = [
     "CLIPViTL_14_336_Config",
     "CLIPViTModel",
     "ComputeConfig",
+    "CosineAnnealing",
     "ExpandedBatch",
+    "FitReport",
     "HFCLIPVisionConfig",
     "InternViTModel",
     "InternViT_300M_448px_Config",
@@ -104,6 +128,7 @@ __all__ = [
     "Llava15Config7B",
     "Llava15Config13B",
     "LlavaModel",
+    "LoRA",
     "MCoreNevaModel",
     "MistralConfig7B",
     "MultimodalProjectorConfig",
@@ -113,9 +138,11 @@ __all__ = [
     "NevaConfig",
     "NevaLlama3Config8B",
     "NevaModel",
+    "OptimizerSettings",
     "ParallelConfig",
     "Qwen25Config7B",
     "Qwen25Config500M",
+    "Recipe",
     "RopeScaling",
     "SigLIPViT400M_14_384_Config",
     "SigLIPViTModel",
@@ -123,8 +150,14 @@ __all__ = [
     "VisionModel",
     "expand_batch",
     "export_ckpt",
+    "finetune",
+    "fit",
     "import_ckpt",
+    "llava15_7b",
+    "llava15_13b",
     "load_pretrained",
+    "neva_llama3_8b",
+    "pretrain",
     "slice_for_context",
 ]
 
