@@ -126,7 +126,8 @@ def projector_transformer(
     projector = config.vision_projection_config
     return _transformer(
         num_layers=1,
-        num_attention_heads=1,
+        # Without attention; megatron-core wants to divide heads over the tensor group.
+        num_attention_heads=parallel.tensor_model_parallel_size,
         hidden_size=language.hidden_size,
         ffn_hidden_size=projector.ffn_hidden_size or language.hidden_size,
         activation_func=F.gelu,

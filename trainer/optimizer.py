@@ -10,6 +10,7 @@ import torch
 
 from ..errors import ConfigError
 from .compat import prepare_megatron
+from .overlap import keep_order
 from .parallel_config import ComputeConfig
 
 
@@ -58,12 +59,17 @@ def wrap_chunks(chunks: Sequence[Any], settings: OptimizerSettings) -> list[Any]
         use_distributed_optimizer=settings.use_distributed_optimizer,
         overlap_grad_reduce=settings.overlap_grad_reduce,
         overlap_param_gather=settings.overlap_param_gather,
+        # A layer does not ask for the next one's weights: overlap.py asks for all.
+        align_param_gather=settings.overlap_param_gather,
         bucket_size=settings.bucket_size,
     )
-    return [
+    models = [
         DistributedDataParallel(chunk.config, config, chunk, disable_bucketing=number > 0)
         for number, chunk in enumerate(chunks)
     ]
+    if settings.overlap_grad_reduce:
+        keep_order(models)
+    return models
 
 
 def build_optimizer(

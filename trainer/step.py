@@ -19,6 +19,7 @@ from .build import Training, whole_weights
 from .check import check_step, row_multiple
 from .expand import ExpandedBatch, expand_batch
 from .optimizer import clip_gradients
+from .overlap import finish_gather, start_gather
 from .ranks import device
 from .share import MicroBatch, share_batches
 
@@ -86,7 +87,11 @@ def train_step(
         model.train()
         model.zero_grad_buffer()
     training.optimizer.zero_grad()
+    if training.settings.overlap_param_gather:
+        start_gather(training.models)
     losses = _run(training, shared, seq_length, micro_batch_size, train=True)
+    if training.settings.overlap_param_gather:
+        finish_gather(training.models)
     result = _result(shared, losses)
     if not result.num_trained_tokens:
         return replace(result, grad_norm=0.0, skipped=True)

@@ -1,0 +1,197 @@
+"""Four ranks on loopback that run many cases, and what differs from one rank.
+
+    python parallel_runner.py FOLDER CASE...
+
+Megatron-core is imported once, then processes fork: a first one is the only rank and writes what
+each variant should give; then four run the cases. FOLDER/errors.<rank>.json gets, per case, the
+largest differences, or what was raised.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from parallel_cases import (
+    CORE,
+    LAYOUTS,
+    RANKS,
+    REST,
+    VARIANTS,
+    Case,
+    draw_weights,
+    load_batches,
+    parts_of,
+    train,
+)
+from torch import Tensor
+
+from neva_prep.trainer.build import Training, build_training, whole_weights
+from neva_prep.trainer.hf_load import global_name, own_piece
+from neva_prep.trainer.parallel_config import ParallelConfig
+from neva_prep.trainer.ranks import start_ranks, stop_ranks
+
+LIMIT_SECONDS = 200
+
+
+def main(folder: Path, names: list[str]) -> int:
+    cases = [case for case in (*CORE, *REST) if case.name in names]
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    if in_processes(1, write_expected, folder, sorted({case.variant for case in cases})):
+        return 1
+    return in_processes(RANKS, run_cases, folder, cases)
+
+
+def in_processes(count: int, work: Callable[..., None], *args: Any) -> int:
+    """Run it on so many ranks; 1 if one of them failed or took too long."""
+    context = multiprocessing.get_context("fork")
+    port = free_port()
+    started = [
+        context.Process(target=on_rank, args=(rank, count, port, work, *args))
+        for rank in range(count)
+    ]
+    for process in started:
+        process.start()
+    end = time.monotonic() + LIMIT_SECONDS
+    while time.monotonic() < end:
+        codes = [process.exitcode for process in started]
+        if None not in codes or any(codes):
+            break
+        time.sleep(0.05)
+    # Where one failed, the others wait for it for ever.
+    for process in started:
+        if process.is_alive():
+            process.kill()
+        process.join()
+    return int(any(process.exitcode for process in started))
+
+
+def on_rank(rank: int, count: int, port: int, work: Callable[..., None], *args: Any) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(count),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    work(*args)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_expected(folder: Path, variants: list[str]) -> None:
+    """What one rank gives, step by step."""
+    batches = {rows: load_batches(folder, rows) for rows in ("padded", "packed")}
+    torch.save(batches, folder / "batches.pt")
+    start_ranks(ParallelConfig(), seed=1)
+    for name in variants:
+        variant = VARIANTS[name]
+        weights = draw_weights(build_training(variant.config, peft=variant.peft))
+        steps = [
+            {"result": result, "grads": gradients(training), "weights": all_weights(training)}
+            for training, result in train(None, variant, weights, batches[variant.rows])
+        ]
+        torch.save({"start": weights, "steps": steps}, folder / f"{name}.pt")
+    stop_ranks()
+
+
+def run_cases(folder: Path, cases: list[Case]) -> None:
+    batches = torch.load(folder / "batches.pt", weights_only=False)
+    found: dict[str, Any] = {}
+    for case in cases:
+        expected = torch.load(folder / f"{case.variant}.pt", weights_only=False)
+        start_ranks(LAYOUTS[case.layout], seed=1)
+        begin = time.monotonic()
+        try:
+            found[case.name] = differences(case, expected, batches)
+        except Exception:
+            found[case.name] = {"raised": traceback.format_exc()}
+        found[case.name]["seconds"] = time.monotonic() - begin
+        (folder / f"errors.{os.environ['RANK']}.json").write_text(json.dumps(found))
+        if "raised" in found[case.name]:
+            sys.exit(1)
+        # The processes stay connected; groups of other sizes follow.
+        parallel_state.destroy_model_parallel()
+    stop_ranks()
+
+
+def differences(case: Case, expected: dict[str, Any], batches: Any) -> dict[str, Any]:
+    """The largest relative differences over all steps, and where they are."""
+    variant = VARIANTS[case.variant]
+    worst: dict[str, Any] = {"loss": 0.0, "norm": 0.0, "grad": 0.0, "weight": 0.0}
+    steps = train(case, variant, expected["start"], batches[variant.rows])
+    for (training, result), should in zip(steps, expected["steps"], strict=True):
+        one = should["result"]
+        assert result.num_trained_tokens == one.num_trained_tokens
+        assert result.num_tokens == one.num_tokens
+        worst["loss"] = max(worst["loss"], abs(result.loss / one.loss - 1))
+        worst["norm"] = max(worst["norm"], abs(result.grad_norm / one.grad_norm - 1))
+        if case.distributed:
+            gather_gradients(training)
+        for kind, here in (("grad", gradients(training)), ("weight", all_weights(training))):
+            for name, (difference) in compare(training, here, should[f"{kind}s"]).items():
+                if difference > worst[kind]:
+                    worst[kind], worst[f"{kind}_name"] = difference, name
+    return worst
+
+
+def compare(
+    training: Training, here: dict[str, Tensor], should: dict[str, Tensor]
+) -> dict[str, float]:
+    made = {}
+    for chunk in training.chunks:
+        for name, weight in chunk.named_parameters():
+            place = global_name(chunk, name)
+            if place not in here:
+                continue
+            piece = own_piece(should[place], weight, parts_of(name))
+            made[place] = ((here[place] - piece).abs().max() / piece.abs().max()).item()
+    return made
+
+
+def gradients(training: Training) -> dict[str, Tensor]:
+    return {
+        global_name(chunk, name): weight.main_grad.clone()
+        for chunk in training.chunks
+        for name, weight in chunk.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def all_weights(training: Training) -> dict[str, Tensor]:
+    with whole_weights(training):
+        return {
+            global_name(chunk, name): weight.detach().clone()
+            for chunk in training.chunks
+            for name, weight in chunk.named_parameters()
+        }
+
+
+def gather_gradients(training: Training) -> None:
+    """With a distributed optimizer each rank has the sums of its share only."""
+    for model in training.models:
+        for buffer in model.buffers:
+            for bucket in buffer.buckets:
+                group = buffer.data_parallel_group
+                own = bucket.grad_data.view(group.size(), -1)[group.rank()].clone()
+                torch.distributed.all_gather_into_tensor(bucket.grad_data, own, group=group)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
