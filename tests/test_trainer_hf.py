@@ -1,6 +1,9 @@
 """Our model computes what Hugging Face's LLaVA computes, and goes there and back unchanged."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -29,6 +32,7 @@ from neva_prep.errors import ConfigError
 from neva_prep.trainer import (
     HFCLIPVisionConfig,
     InternViTModel,
+    Llama31Config8B,
     LlavaModel,
     NevaConfig,
     NevaModel,
@@ -39,6 +43,7 @@ from neva_prep.trainer import (
 )
 from neva_prep.trainer.hf_config import neva_from_hf, neva_to_hf, read_config, read_vision
 from neva_prep.trainer.hf_files import WeightFolder, canonical
+from neva_prep.trainer.hf_language import language_to_hf
 from neva_prep.trainer.hf_load import load_hf_weights, load_pretrained, load_vision, own_piece
 from neva_prep.trainer.hf_map import model_ties
 from neva_prep.trainer.hf_write import write_hf_folder
@@ -239,6 +244,17 @@ def test_settings_survive_the_way_there_and_back(pair: Pair) -> None:
     assert neva_from_hf(settings, "") == pair.config
 
 
+def test_rotary_frequencies_of_llama_31_are_hugging_faces() -> None:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    from neva_prep.trainer.rope import rotary_frequencies
+
+    config = Llama31Config8B()  # of its 64 frequencies some are kept, some stretched, some between
+    theirs = LlamaConfig(**language_to_hf(config))
+    expected, _ = ROPE_INIT_FUNCTIONS["llama3"](theirs, "cpu")
+    torch.testing.assert_close(rotary_frequencies(config), expected, rtol=1e-6, atol=0)
+
+
 @torch.no_grad()
 def test_hugging_faces_own_tower_gives_the_same(pairs: Any) -> None:
     for number in (0, 2, 3):
@@ -271,6 +287,21 @@ def test_a_checkpoint_goes_there_and_back_to_the_byte(pairs: Any, tmp_path: Path
         export_ckpt(checkpoint, tmp_path / "out")
     export_ckpt(checkpoint, tmp_path / "out", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt", "out"]
+
+
+def test_a_plain_script_imports(pairs: Any, tmp_path: Path) -> None:
+    """One without `if __name__ == "__main__":`, which spawned processes would run again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from neva_prep.trainer import import_ckpt\n"
+        f"import_ckpt(None, {str(pairs(0).folder)!r}, {str(tmp_path / 'ckpt')!r})\n"
+    )
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=os.environ | path
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ckpt" / "context" / "model.json").is_file()
 
 
 def test_a_model_is_not_imported_as_another(pairs: Any, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ context/hf/          tokenizer and processor files, and weights that only export
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,8 @@ def save_weights(stages: Sequence[Any], folder: Path) -> None:
     from megatron.core import dist_checkpointing
 
     folder.mkdir(parents=True, exist_ok=True)
-    dist_checkpointing.save(_sharded(stages), str(folder), ("torch_dist", 1))
+    with _results_in_this_process():
+        dist_checkpointing.save(_sharded(stages), str(folder), ("torch_dist", 1))
 
 
 def load_weights(stages: Sequence[Any], folder: Path) -> None:
@@ -81,6 +84,23 @@ def load_weights(stages: Sequence[Any], folder: Path) -> None:
         raise ConfigError(f"{folder}: cannot be read into the model: {error}") from error
     for number, stage in enumerate(stages):
         stage.load_state_dict(loaded[f"model{number}"], strict=True)
+
+
+@contextmanager
+def _results_in_this_process() -> Iterator[None]:
+    """Let a save that this process waits for start no helper.
+
+    megatron-core collects what was written in a spawned process, which imports the user's script
+    again: one without `if __name__ == "__main__":` would run twice, and fail.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    theirs = filesystem_async._results_queue
+    filesystem_async._results_queue = queue.Queue()
+    try:
+        yield
+    finally:
+        filesystem_async._results_queue = theirs
 
 
 def _sharded(stages: Sequence[Any]) -> dict[str, Any]:
