@@ -1,6 +1,7 @@
 """Downloading from the hub, which is a small server of this machine here."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -102,12 +103,13 @@ def start(source: str, endpoint: str, cache: Path) -> subprocess.Popen[str]:
         "except ConfigError as error: raise SystemExit(f'ConfigError: {error}')\n"
     )
     settings = {"HF_ENDPOINT": endpoint, "NEVA_PREP_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"PATH": "", "HOME": str(cache), "no_proxy": "127.0.0.1"} | settings,
+        env={"HOME": str(cache), "no_proxy": "127.0.0.1"} | path | settings,
     )
 
 
