@@ -138,6 +138,7 @@ REST = [
     for variant in VARIANTS
     for distributed in (False, True)
     if Case(layout, variant, distributed) not in CORE
+    and (not distributed or variant in ("padded-full", "packed-lora"))
 ]
 
 
@@ -184,9 +185,17 @@ def fill(chunks: Sequence[Any], weights: dict[str, Tensor]) -> None:
     """Put the same weights into any layout."""
     for chunk in chunks:
         for name, weight in chunk.named_parameters():
-            whole = weights[global_name(chunk, name)]
+            whole = weights[place_of(chunk, name)]
             with torch.no_grad():
                 weight.copy_(own_piece(whole, weight, parts_of(name)))
+
+
+def place_of(chunk: Any, name: str) -> str:
+    """A weight's name on one rank, where an output layer that is the embedding has none."""
+    tied = chunk.share_embeddings_and_output_weights
+    if tied and name == "language_model.output_layer.weight":
+        return "language_model.embedding.word_embeddings.weight"
+    return global_name(chunk, name)
 
 
 def parts_of(name: str) -> int:

@@ -1,10 +1,10 @@
 """Four ranks on loopback that run many cases, and what differs from one rank.
 
-    python parallel_runner.py FOLDER CASE...
+    python parallel_runner.py FOLDER NAME...
 
 Megatron-core is imported once, then processes fork: a first one is the only rank and writes what
-each variant should give; then four run the cases. FOLDER/errors.<rank>.json gets, per case, the
-largest differences, or what was raised.
+each variant should give; then four run the cases, and the checks of parallel_checks.py.
+FOLDER/errors.<rank>.json gets the largest differences of each, or what was raised.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from parallel_cases import (
     CORE,
     LAYOUTS,
@@ -33,33 +33,39 @@ from parallel_cases import (
     draw_weights,
     load_batches,
     parts_of,
+    place_of,
     train,
 )
+from parallel_checks import CHECKS, write_expected_evaluation
 from torch import Tensor
 
 from neva_prep.trainer.build import Training, build_training, whole_weights
-from neva_prep.trainer.hf_load import global_name, own_piece
+from neva_prep.trainer.hf_load import own_piece
 from neva_prep.trainer.parallel_config import ParallelConfig
 from neva_prep.trainer.ranks import start_ranks, stop_ranks
 
-LIMIT_SECONDS = 200
+LIMIT_SECONDS = 500
 
 
 def main(folder: Path, names: list[str]) -> int:
     cases = [case for case in (*CORE, *REST) if case.name in names]
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    if in_processes(1, write_expected, folder, sorted({case.variant for case in cases})):
+    checks = [name for name in CHECKS if name in names]
+    variants = {case.variant for case in cases} | (
+        {"padded-full", "packed-lora"} if checks else set()
+    )
+    if in_processes(1, write_expected, folder, sorted(variants)):
         return 1
-    return in_processes(RANKS, run_cases, folder, cases)
+    return in_processes(RANKS, run_all, folder, cases, checks)
 
 
 def in_processes(count: int, work: Callable[..., None], *args: Any) -> int:
     """Run it on so many ranks; 1 if one of them failed or took too long."""
     context = multiprocessing.get_context("fork")
-    port = free_port()
+    ports = [free_port() for _ in LAYOUTS]
     started = [
-        context.Process(target=on_rank, args=(rank, count, port, work, *args))
+        context.Process(target=on_rank, args=(rank, count, ports, work, *args))
         for rank in range(count)
     ]
     for process in started:
@@ -78,13 +84,14 @@ def in_processes(count: int, work: Callable[..., None], *args: Any) -> int:
     return int(any(process.exitcode for process in started))
 
 
-def on_rank(rank: int, count: int, port: int, work: Callable[..., None], *args: Any) -> None:
+def on_rank(rank: int, count: int, ports: list[int], work: Callable[..., None], *args: Any) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(count),
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        MASTER_PORT=str(ports[0]),
+        PORTS=" ".join(map(str, ports)),
     )
     work(*args)
 
@@ -108,32 +115,48 @@ def write_expected(folder: Path, variants: list[str]) -> None:
             for training, result in train(None, variant, weights, batches[variant.rows])
         ]
         torch.save({"start": weights, "steps": steps}, folder / f"{name}.pt")
+        if name == "padded-full":
+            write_expected_evaluation(folder, weights)
     stop_ranks()
 
 
-def run_cases(folder: Path, cases: list[Case]) -> None:
+def run_all(folder: Path, cases: list[Case], checks: list[str]) -> None:
+    """By layout, since each new set of groups takes time and threads."""
     batches = torch.load(folder / "batches.pt", weights_only=False)
+    results = folder / f"errors.{os.environ['RANK']}.json"
     found: dict[str, Any] = {}
-    for case in cases:
-        expected = torch.load(folder / f"{case.variant}.pt", weights_only=False)
-        start_ranks(LAYOUTS[case.layout], seed=1)
-        begin = time.monotonic()
-        try:
-            found[case.name] = differences(case, expected, batches)
-        except Exception:
-            found[case.name] = {"raised": traceback.format_exc()}
-        found[case.name]["seconds"] = time.monotonic() - begin
-        (folder / f"errors.{os.environ['RANK']}.json").write_text(json.dumps(found))
-        if "raised" in found[case.name]:
-            sys.exit(1)
-        # The processes stay connected; groups of other sizes follow.
-        parallel_state.destroy_model_parallel()
-    stop_ranks()
+    for number, layout in enumerate(LAYOUTS):
+        work: dict[str, Callable[[], dict[str, Any] | None]] = {
+            case.name: partial(differences, case, folder, batches)
+            for case in cases
+            if case.layout == layout
+        } | {
+            name: partial(CHECKS[name][1], folder, layout)
+            for name in checks
+            if CHECKS[name][0] == layout
+        }
+        if not work:
+            continue
+        os.environ["MASTER_PORT"] = os.environ["PORTS"].split()[number]
+        start_ranks(LAYOUTS[layout], seed=1)
+        for name, run in work.items():
+            begin = time.monotonic()
+            try:
+                found[name] = run() or {}
+            except Exception:
+                found[name] = {"raised": traceback.format_exc()}
+            found[name]["seconds"] = time.monotonic() - begin
+            results.write_text(json.dumps(found))
+            if "raised" in found[name]:
+                sys.exit(1)
+        torch.distributed.barrier()
+        stop_ranks()
 
 
-def differences(case: Case, expected: dict[str, Any], batches: Any) -> dict[str, Any]:
+def differences(case: Case, folder: Path, batches: Any) -> dict[str, Any]:
     """The largest relative differences over all steps, and where they are."""
     variant = VARIANTS[case.variant]
+    expected = torch.load(folder / f"{case.variant}.pt", weights_only=False)
     worst: dict[str, Any] = {"loss": 0.0, "norm": 0.0, "grad": 0.0, "weight": 0.0}
     steps = train(case, variant, expected["start"], batches[variant.rows])
     for (training, result), should in zip(steps, expected["steps"], strict=True):
@@ -157,7 +180,7 @@ def compare(
     made = {}
     for chunk in training.chunks:
         for name, weight in chunk.named_parameters():
-            place = global_name(chunk, name)
+            place = place_of(chunk, name)
             if place not in here:
                 continue
             piece = own_piece(should[place], weight, parts_of(name))
@@ -167,7 +190,7 @@ def compare(
 
 def gradients(training: Training) -> dict[str, Tensor]:
     return {
-        global_name(chunk, name): weight.main_grad.clone()
+        place_of(chunk, name): weight.main_grad.clone()
         for chunk in training.chunks
         for name, weight in chunk.named_parameters()
         if weight.requires_grad
@@ -177,7 +200,7 @@ def gradients(training: Training) -> dict[str, Tensor]:
 def all_weights(training: Training) -> dict[str, Tensor]:
     with whole_weights(training):
         return {
-            global_name(chunk, name): weight.detach().clone()
+            place_of(chunk, name): weight.detach().clone()
             for chunk in training.chunks
             for name, weight in chunk.named_parameters()
         }

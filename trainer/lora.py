@@ -83,14 +83,14 @@ def add_lora(chunks: Sequence[Any], lora: LoRA) -> None:
         ):
             if part is not None:
                 part.requires_grad_(not frozen)
-    layers = list(_layers(chunks))
+    layers = list(layers_of(chunks))
     _check_patterns(lora.target_modules, [name for name, _ in layers])
     for name, layer in layers:
         if any(_matches(name, pattern) for pattern in lora.target_modules):
             attach(layer, name, dim=lora.dim, scale=lora.alpha / lora.dim, dropout=lora.dropout)
 
 
-def _layers(chunks: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def layers_of(chunks: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Layers that can have adapters, under names whose layers are counted over all stages."""
     for chunk in chunks:
         for name, module in chunk.named_modules():

@@ -1,0 +1,183 @@
+"""Adapters from PEFT's format into our layers.
+
+Several of their layers are one of ours (adapter.py). Where their A are the same, so is ours. Where
+they differ, ours is all of them one below the other, and B has each one's rows at its own A and
+zeros elsewhere: exact, and the rank is the sum of theirs.
+
+    q: A1 B1    v: A2 B2        A = A1    B = B1 .    rows of q
+                                    A2        . .     rows of k, not adapted
+                                              . B2    rows of v
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from .adapter import BEFORE, CONFIG_NAME, WEIGHTS_NAME
+from .hf_files import canonical
+from .hf_load import global_name, own_piece
+from .hf_map import Tie, model_ties
+from .lora import layers_of
+from .lora_layer import attach
+
+_UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "fan_in_fan_out": "transposed weights",
+    "trainable_token_indices": "trained tokens",
+    "layer_replication": "repeated layers",
+}
+_LORA = re.compile(r"(.+)\.lora_(A|B)\.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class _Theirs:
+    """An adapter of one of their layers."""
+
+    a: Tensor
+    """[dim, in]"""
+    b: Tensor
+    """[out, dim]"""
+    scale: float
+
+
+def read_adapter(chunks: Sequence[Any], folder: Path) -> list[str]:
+    """Attach the adapters of a folder, and freeze all else; each rank takes its pieces.
+
+    Args:
+        chunks: MCoreNevaModel without adapters.
+        folder: of PEFT's format.
+
+    Returns:
+        Names of this rank's layers that have one, layers counted over all stages.
+
+    Raises:
+        ConfigError: the folder is none of PEFT's, adapts layers that the model has not, or has more
+            than plain LoRA and `modules_to_save`.
+    """
+    settings = _read_settings(folder)
+    adapters, beside = _read_weights(folder, settings)
+    ties = {tie.ours: tie for tie in model_ties(chunks[0].neva)}
+    known = {theirs for tie in ties.values() for theirs in tie.theirs}
+    unknown = sorted((set(adapters) | set(beside)) - known)
+    if unknown:
+        raise ConfigError(
+            f"{folder}: changes {unknown[0].removesuffix('.weight')}, and the model has no such "
+            "layer; the adapter belongs to another model"
+        )
+    for chunk in chunks:
+        chunk.requires_grad_(False)
+        _fill_beside(chunk, ties, beside)
+    attached = []
+    for name, layer in layers_of(chunks):
+        tie = ties.get(f"{name}.weight")
+        if tie is not None and any(theirs in adapters for theirs in tie.theirs):
+            _attach(layer, name, tie, adapters, settings["lora_dropout"])
+            attached.append(name)
+    return attached
+
+
+def _attach(layer: Any, name: str, tie: Tie, adapters: dict[str, _Theirs], dropout: float) -> None:
+    a, b, scale = _join(tie, adapters, layer.output_size)
+    attach(layer, name, dim=len(a), scale=scale, dropout=dropout)
+    with torch.no_grad():
+        layer.lora_a.copy_(own_piece(a, layer.lora_a, 1))
+        layer.lora_b.copy_(own_piece(b, layer.lora_b, layer.lora_parts))
+
+
+def _join(tie: Tie, adapters: dict[str, _Theirs], out: int) -> tuple[Tensor, Tensor, float]:
+    """One adapter that does what theirs do; see the top of this file."""
+    found = [adapters.get(theirs) for theirs in tie.theirs]
+    present = [one for one in found if one is not None]
+    first = present[0]
+    same = len(present) == len(found) and all(torch.equal(one.a, first.a) for one in present)
+    a = first.a if same else torch.cat([one.a for one in present])
+    blocks, column = [], 0
+    for one, rows in zip(found, tie.split(torch.empty(out, 1)), strict=True):
+        block = torch.zeros(len(rows), len(a), dtype=first.b.dtype)
+        if one is not None:
+            width = len(one.a)
+            block[:, column : column + width] = one.b * (one.scale / first.scale)
+            column += 0 if same else width
+        blocks.append(block)
+    return a, tie.join(blocks), first.scale
+
+
+def _fill_beside(chunk: Any, ties: dict[str, Tie], beside: dict[str, Tensor]) -> None:
+    for name, weight in chunk.named_parameters():
+        tie = ties.get(global_name(chunk, name))
+        if tie is not None and all(theirs in beside for theirs in tie.theirs):
+            whole = tie.join([beside[theirs] for theirs in tie.theirs])
+            with torch.no_grad():
+                weight.copy_(own_piece(whole, weight, tie.parts))
+            weight.requires_grad_(True)
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    try:
+        settings = json.loads(path.read_text())
+        kind = settings["peft_type"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: is no adapter of PEFT ({error})") from error
+    more = [what for name, what in _UNSUPPORTED.items() if settings.get(name)]
+    if settings.get("bias", "none") != "none":
+        more.append("biases")
+    if kind != "LORA" or more:
+        raise ConfigError(
+            f"{path}: has {', '.join(more) or kind}, and only plain LoRA can be read; merge the "
+            "adapter into its model with PEFT, and import that"
+        )
+    made: dict[str, Any] = {"lora_dropout": 0.0, "rank_pattern": {}, "alpha_pattern": {}}
+    return made | {name: value for name, value in settings.items() if value is not None}
+
+
+def _read_weights(
+    folder: Path, settings: dict[str, Any]
+) -> tuple[dict[str, _Theirs], dict[str, Tensor]]:
+    """Adapters and other weights, by the canonical names of the weights that they change."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS_NAME
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; fetch it again") from error
+    halves: dict[str, dict[str, Tensor]] = {}
+    beside: dict[str, Tensor] = {}
+    for stored, tensor in tensors.items():
+        name = stored.removeprefix(BEFORE)
+        match = _LORA.fullmatch(name)
+        if match is None:
+            beside[canonical(name)] = tensor
+        else:
+            halves.setdefault(match[1], {})[match[2]] = tensor
+    torn = [name for name, pair in halves.items() if len(pair) < 2]
+    if torn:
+        raise ConfigError(f"{path}: {torn[0]} has one of lora_A and lora_B; fetch it again")
+    adapters = {
+        canonical(f"{name}.weight"): _Theirs(pair["A"], pair["B"], _scale(name, pair, settings))
+        for name, pair in halves.items()
+    }
+    return adapters, beside
+
+
+def _scale(name: str, pair: dict[str, Tensor], settings: dict[str, Any]) -> float:
+    """How often an adapter counts; PEFT's patterns are ends of names."""
+    alpha = settings["lora_alpha"]
+    for pattern, other in settings["alpha_pattern"].items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            alpha = other
+            break
+    rank = len(pair["A"])
+    return float(alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
