@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
+import queue
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ class Writer:
         prepare_megatron()
         from megatron.core import dist_checkpointing
 
+        _spare_a_process(self._in_background)
         if not self._in_background:
             for state, folder in parts:
                 dist_checkpointing.save(state, str(folder), _FORMAT)
@@ -74,3 +77,18 @@ class Writer:
         if self._commit is not None and not self._queue.get_num_unfinalized_calls():
             commit, self._commit = self._commit, None
             commit()
+
+
+def _spare_a_process(in_background: bool) -> None:
+    """Have what was written reported through a queue of this process and its children.
+
+    megatron-core starts a server process for this queue, which takes seconds and outlives a run
+    that is killed.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    if hasattr(filesystem_async, "_results_queue"):
+        # Of this process alone a plain queue: the other kind is filled by a thread, a bit later.
+        filesystem_async._results_queue = (
+            multiprocessing.get_context("fork").Queue() if in_background else queue.Queue()
+        )

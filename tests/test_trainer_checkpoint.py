@@ -1,0 +1,210 @@
+"""Checkpoints: a run that was killed goes on as if it had not been, in any layout over ranks."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fit_help import (
+    Job,
+    job,
+    leave_ranks,
+    losses,
+    recipe_of,
+    rows,
+    run_elsewhere,
+    run_here,
+    start_ranks_elsewhere,
+)
+
+from neva_prep.errors import ConfigError
+from neva_prep.trainer import fit
+from neva_prep.trainer.checkpoint import checkpoints_of
+from neva_prep.trainer.logs import RunLog, StepRow, read_log
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Job:
+    """A run without interruption, saved at its third and sixth step."""
+    made = job(folder, "whole")
+    run_here(made)
+    return made
+
+
+def copy_until(given: Job, name: str, step: int, **changes: Any) -> Job:
+    """A run that stands where another one stood after a step."""
+    source, target = Path(given["dir"]) / given["name"], Path(given["dir"]) / name
+    shutil.copytree(source, target)
+    for checkpoint in checkpoints_of(target):
+        if checkpoint.name != f"step-{step:08d}":
+            shutil.rmtree(checkpoint)
+    named = {key.replace("__", "."): value for key, value in changes.items()}
+    return given | {"name": name, "changes": given["changes"] | named}
+
+
+def wait_for_step(given: Job, step: int) -> None:
+    log = Path(given["dir"]) / given["name"] / "train.jsonl"
+    for _ in range(2000):
+        if log.exists() and f'"step": {step},' in log.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} never came")
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_losses_and_samples(
+    folder: Path, whole: Job
+) -> None:
+    killed = job(folder, "killed", pause_at=5)
+    (process,) = start_ranks_elsewhere([killed])
+    wait_for_step(killed, 5)
+    process.kill()
+    process.wait()
+    assert [row[0] for row in rows(killed)] == [1, 2, 3, 4, 5]
+    run_here(killed)
+    assert rows(killed) == rows(whole)
+
+
+def test_sigterm_saves_and_the_run_goes_on_from_there(
+    folder: Path, whole: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = job(folder, "told")
+    log = RunLog.step
+
+    def then_tell(self: Any, row: StepRow) -> None:
+        log(self, row)
+        if row.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunLog, "step", then_tell)
+    report = run_here(told)
+    monkeypatch.undo()
+    assert (report.step, report.stopped) == (4, True)
+    assert report.checkpoint.name == "step-00000004"
+    assert not run_here(told).stopped
+    assert rows(told) == rows(whole)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_was_not_finished_is_no_checkpoint(folder: Path, whole: Job) -> None:
+    again = copy_until(whole, "unfinished", 3)
+    run = folder / "unfinished"
+    good = checkpoints_of(run)[0]
+    shutil.copytree(good, good.with_name("step-00000005.tmp"))
+    shutil.copytree(good, good.with_name("step-00000006"))
+    (good.with_name("step-00000006") / "training.json").unlink()
+    assert checkpoints_of(run) == [good]
+    run_here(again)
+    assert rows(again) == rows(whole)
+
+
+def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:
+    few = job(folder, "few", log__ckpt__every_n_train_steps=1, log__ckpt__keep_last=2)
+    report = run_here(few)
+    names = [path.name for path in checkpoints_of(folder / "few")]
+    assert names == ["step-00000005", "step-00000006"]
+    assert report.checkpoint.name == names[-1]
+    assert sorted(path.name for path in report.checkpoint.parent.iterdir()) == names
+
+
+def test_saving_in_the_background_saves_the_same(folder: Path, whole: Job) -> None:
+    behind = job(folder, "behind", log__ckpt__async_save=True)
+    run_here(behind)
+    assert losses(behind) == losses(whole)
+    again = copy_until(behind, "behind-again", 3)
+    run_here(again)
+    assert rows(again) == rows(whole)
+
+
+def test_bfloat16_goes_on_from_its_float32_weights(folder: Path) -> None:
+    short = job(folder, "bf16", trainer__compute__precision="bf16")
+    run_here(short)
+    again = copy_until(short, "bf16-again", 3)
+    run_here(again)
+    assert rows(again) == rows(short)
+
+
+def test_a_run_with_adapters_goes_on(folder: Path) -> None:
+    given = job(folder, "lora")
+    leave_ranks()
+    fit(recipe_of(given, lora=True))
+    again = copy_until(given, "lora-again", 3)
+    fit(recipe_of(again, lora=True))
+    assert rows(again) == rows(given)
+    kept = json.loads((checkpoints_of(folder / "lora")[-1] / "context/lora.json").read_text())
+    assert (kept["dim"], kept["alpha"]) == (8, 16)
+
+
+def test_layouts_can_change_between_runs(folder: Path, whole: Job) -> None:
+    """One pair of processes for all: starting one costs more than its steps."""
+    tensor = copy_until(
+        whole,
+        "tensor",
+        3,
+        trainer__strategy__tensor_model_parallel_size=2,
+        trainer__strategy__sequence_parallel=True,
+    )
+    pipeline = job(folder, "pipeline", trainer__strategy__pipeline_model_parallel_size=2)
+    sharded = job(
+        folder,
+        "sharded",
+        optim__use_distributed_optimizer=True,
+        optim__overlap_grad_reduce=True,
+        optim__overlap_param_gather=True,
+    )
+    run_elsewhere([tensor, pipeline, sharded], ranks=2)
+    # TP1 → TP2.
+    assert losses(tensor) == pytest.approx(losses(whole), rel=1e-5)
+    assert [row[3] for row in rows(tensor)] == [row[3] for row in rows(whole)]
+    # PP2 → PP1.
+    single = copy_until(pipeline, "single", 3, trainer__strategy__pipeline_model_parallel_size=1)
+    run_here(single)
+    assert losses(single) == pytest.approx(losses(pipeline), rel=1e-5)
+    # Two data-parallel ranks: each has its place in the data, and both are in the log.
+    assert len(set(rows(sharded)[0][3])) == 8
+    again = copy_until(sharded, "sharded-again", 3)
+    run_elsewhere([again], ranks=2)
+    assert rows(again) == rows(sharded)
+    alone = copy_until(sharded, "alone", 3)
+    with pytest.raises(ConfigError, match="data-parallel"):
+        run_here(alone)
+
+
+def test_another_model_is_refused(folder: Path, whole: Job) -> None:
+    other = copy_until(whole, "other", 3)
+    changed = {"model.config.language_transformer_config.ffn_hidden_size": 96}
+    leave_ranks()
+    with pytest.raises(ConfigError, match="ffn_hidden_size=96 and there 168"):
+        fit(recipe_of(other).replace(changed))
+
+
+def test_other_data_settings_are_refused(folder: Path, whole: Job) -> None:
+    other = copy_until(whole, "other-data", 3) | {"data": {"global_batch_size": 4}}
+    with pytest.raises(ConfigError, match="global_batch_size: saved 8, now 4"):
+        run_here(other)
+
+
+def test_resuming_can_be_turned_off(folder: Path, whole: Job) -> None:
+    fresh = copy_until(whole, "fresh", 3, resume__resume_if_exists=False, trainer__max_steps=2)
+    report = run_here(fresh)
+    assert report.step == 2
+    assert [row["step"] for row in read_log(folder / "fresh")] == [1, 2]
+    assert losses(fresh) == losses(whole)[:2]
+
+
+def test_weights_alone_start_another_run(folder: Path, whole: Job) -> None:
+    path = str(checkpoints_of(folder / "whole")[-1])
+    second = job(folder, "second", resume__restore_config__path=path, trainer__max_steps=1)
+    run_here(second)
+    assert losses(second)[0] < losses(whole)[0] - 0.05
+    tensors = torch.load(folder / "second/checkpoints/step-00000001/ranks/random-00000.pt")
+    assert set(tensors) >= {"cpu", "megatron"}
