@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint bench format readme screenshots clean
+.PHONY: demo test test-all lint bench format readme screenshots clean
 
 # All set-up: a virtual environment with the pinned versions; runs again when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -17,6 +17,10 @@ demo: $(VENV)/.ready
 	$(BIN)/neva-prep demo demo-data --overwrite
 
 test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not long" tests
+
+# The tests that take minutes as well.
+test-all: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) tests
 
 lint: $(VENV)/.ready
