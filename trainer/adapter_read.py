@@ -24,9 +24,11 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .adapter import BEFORE, CONFIG_NAME, WEIGHTS_NAME
+from .config import NevaConfig
 from .hf_files import canonical
 from .hf_load import global_name, own_piece
 from .hf_map import Tie, model_ties
+from .hf_map_vision import encoder_ties
 from .lora import layers_of
 from .lora_layer import attach
 
@@ -36,6 +38,7 @@ _UNSUPPORTED = {
     "trainable_token_indices": "trained tokens",
     "layer_replication": "repeated layers",
 }
+_BEHIND_FEATURES = ("vision_tower.post_layernorm.", "vision_tower.head.")
 _LORA = re.compile(r"(.+)\.lora_(A|B)\.weight")
 
 
@@ -67,13 +70,7 @@ def read_adapter(chunks: Sequence[Any], folder: Path) -> list[str]:
     settings = _read_settings(folder)
     adapters, beside = _read_weights(folder, settings)
     ties = {tie.ours: tie for tie in model_ties(chunks[0].neva)}
-    known = {theirs for tie in ties.values() for theirs in tie.theirs}
-    unknown = sorted((set(adapters) | set(beside)) - known)
-    if unknown:
-        raise ConfigError(
-            f"{folder}: changes {unknown[0].removesuffix('.weight')}, and the model has no such "
-            "layer; the adapter belongs to another model"
-        )
+    _check_names(folder, set(adapters) | set(beside), chunks[0].neva)
     for chunk in chunks:
         chunk.requires_grad_(False)
         _fill_beside(chunk, ties, beside)
@@ -84,6 +81,20 @@ def read_adapter(chunks: Sequence[Any], folder: Path) -> list[str]:
             _attach(layer, name, tie, adapters, settings["lora_dropout"])
             attached.append(name)
     return attached
+
+
+def _check_names(folder: Path, names: set[str], neva: NevaConfig) -> None:
+    """Refuse what the model has not; layers behind the features may be named, to no effect."""
+    shape = neva.vision_shape
+    assert shape is not None
+    ties = [*model_ties(neva), *encoder_ties(shape, shape.num_layers, "")]
+    known = {theirs for tie in ties for theirs in tie.theirs}
+    unknown = [n for n in sorted(names - known) if not n.startswith(_BEHIND_FEATURES)]
+    if unknown:
+        raise ConfigError(
+            f"{folder}: changes {unknown[0].removesuffix('.weight')}, and the model has no such "
+            "layer; the adapter belongs to another model"
+        )
 
 
 def _attach(layer: Any, name: str, tie: Tie, adapters: dict[str, _Theirs], dropout: float) -> None:
