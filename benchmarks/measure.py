@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,13 +62,13 @@ def peak_anonymous_bytes(command: list[str], *, every_seconds: float = 0.01) -> 
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found = children.read_text().split()
-        except OSError:
-            continue
-        for child in found:
-            yield from _family(int(child))
+    found: list[str] = []
+    # A process may end while it is listed.
+    with suppress(OSError):
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += children.read_text().split()
+    for child in found:
+        yield from _family(int(child))
 
 
 def _anonymous_bytes(pid: int) -> int:
