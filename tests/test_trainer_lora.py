@@ -277,7 +277,7 @@ def test_adapters_that_peft_trained_are_read(
     for weight in theirs.parameters():
         if weight.requires_grad:
             weight.data.add_(torch.randn_like(weight) * 0.1)
-    theirs.save_pretrained(tmp_path)
+    theirs.save_pretrained(str(tmp_path))
     ours = build(None).chunks[0].eval()
     plain = logits(ours, padded_batch(count=3))
     assert read_adapter([ours], tmp_path)

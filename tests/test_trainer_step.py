@@ -99,7 +99,7 @@ def test_bytes_are_normalized_as_the_loaders_normalize(tmp_path: Any) -> None:
     path = conversations(tmp_path / "data")
     results = []
     for output in ("uint8", "float32"):
-        images = ImageConfig(size=28, output=output)  # type: ignore[arg-type]
+        images = ImageConfig(size=28, output=output)
         data = module(path, task_encoder=encoder(images=images))
         stream = iter(data.train_dataloader())
         batches = [fold(next(stream)) for _ in range(2)]
@@ -208,7 +208,7 @@ def test_bfloat16_weights_have_float32_ones_that_small_steps_add_up_in() -> None
 
 def test_every_patch_sees_all_of_its_tile() -> None:
     """megatron-core's own layers for vision are causal, without a word."""
-    model = build().chunks[0]
+    model: Any = build().chunks[0]
     media = torch.randn(1, 3, 28, 28)
     changed = media.clone()
     changed[:, :, -7:, -7:] += 1.0
