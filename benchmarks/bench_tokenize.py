@@ -25,6 +25,8 @@ from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from tokenizer import make_tokenizer
+
 from neva_prep.templates import ConversationTemplate, encode_conversations, get_template
 
 RESULTS = Path(__file__).parent / "results" / "tokenize.json"
@@ -59,28 +61,6 @@ def conversation(rng: random.Random) -> list[dict[str, str]]:
     return messages
 
 
-def default_tokenizer() -> Any:
-    """A Llama-like tokenizer: the first vocabulary of Mistral, from mistral-common."""
-    import shutil
-    import tempfile
-
-    import mistral_common
-    from transformers import AutoTokenizer
-
-    settings = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": False,
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
-        shutil.copy(model, Path(folder) / "tokenizer.model")
-        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings))
-        return AutoTokenizer.from_pretrained(folder)
-
-
 def cpu_seconds(work: Callable[[], Any]) -> float:
     """CPU time of one run."""
     start = time.process_time()
@@ -96,7 +76,7 @@ def main() -> None:
     # The peer knows no images: it gets the placeholder as the text that it is, and so do we.
     conversations = [conversation(rng) for _ in range(SAMPLES)]
     tokenizer = (
-        AutoTokenizer.from_pretrained(sys.argv[1]) if len(sys.argv) > 1 else default_tokenizer()
+        AutoTokenizer.from_pretrained(sys.argv[1]) if len(sys.argv) > 1 else make_tokenizer()
     )
     library = get_template(TEMPLATE)
     text_only = [

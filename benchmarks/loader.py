@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -35,6 +34,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch
 from corpus import make_corpus
 from machine import write_result
+from tokenizer import make_tokenizer
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
@@ -49,26 +49,6 @@ from neva_prep.templates import get_template
 BATCH = 4
 SAMPLES_PER_SECOND = 20
 WAITING_BATCHES = (4, 16)
-
-
-def make_tokenizer() -> Any:
-    """mistral-common's Llama-like vocabulary, in transformers."""
-    import mistral_common
-    from transformers import AutoTokenizer
-
-    settings = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": False,
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-        "pad_token": "<unk>",
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
-        shutil.copy(model, Path(folder) / "tokenizer.model")
-        (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings))
-        return AutoTokenizer.from_pretrained(folder)
 
 
 def image_processor() -> Any:

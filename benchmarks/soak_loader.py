@@ -118,7 +118,7 @@ def make_source(folder: Path, records: int) -> Path:
 
 def run(samples: int, workers: int) -> dict[str, Any]:
     """Packed batches of a converted source."""
-    from loader import make_tokenizer
+    from tokenizer import make_tokenizer
 
     from neva_prep.dataprep.convert import convert
     from neva_prep.dataprep.options import ConvertOptions

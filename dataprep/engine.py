@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +18,11 @@ from .folder import ImageFolder
 from .journal import ROWS_FILE, save_result
 from .options import ConvertOptions
 from .plan import ShardPlan
+from .processes import begin_worker, interrupts_held, start_context
 from .shard import ShardMaker
 from .source import open_source
 
 _TICK_SECONDS = 0.1
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +92,7 @@ def _run_here(job: Job, shards: Sequence[ShardPlan], tick: Callable[[Tally], Non
 def _run_in_pool(
     job: Job, shards: Sequence[ShardPlan], workers: int, tick: Callable[[Tally], None]
 ) -> None:
-    context = _context()
+    context = start_context()
     # Bytes, records and rejections of each shard, and one number that tells all to stop.
     shared = context.RawArray(ctypes.c_uint64, 3 * len(shards) + 1)
     view = np.ctypeslib.as_array(shared)
@@ -105,7 +100,7 @@ def _run_in_pool(
         workers, mp_context=context, initializer=_begin_worker, initargs=(job, shared, os.getpid())
     )
     try:
-        with _interrupts_held():
+        with interrupts_held():
             waiting = {
                 pool.submit(_write_in_worker, slot, shard) for slot, shard in enumerate(shards)
             }
@@ -123,21 +118,6 @@ def _run_in_pool(
     finally:
         view[-1] = 1
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait: a worker that it met before it ignores Ctrl-C would print a traceback."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _context() -> BaseContext:
-    # Forking needs no `if __name__ == "__main__"` in the user's script, and starts at once.
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 class _Worker:
@@ -164,13 +144,8 @@ _shared: Any = None
 
 def _begin_worker(job: Job, shared: Any, parent: int) -> None:
     global _worker, _shared
-    # Ctrl-C reaches every process of the terminal; only the parent answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # A worker must not outlive its parent: the next --resume would write the same files.
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    # A worker must not outlive its parent: the next --resume would write the same files.
+    begin_worker(parent)
     _worker, _shared = _Worker(job), shared
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
@@ -33,7 +32,25 @@ def stderr_console() -> Console:
     return Console(file=os.fdopen(os.dup(2), "w", buffering=1), highlight=False)
 
 
-class ProgressBar(Watch, AbstractContextManager["ProgressBar"]):
+class _Bar:
+    """Starts and stops what rich draws."""
+
+    _progress: Progress
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class ProgressBar(_Bar, Watch):
     """Shows records, rate, time left and rejections.
 
     It refreshes from the calling thread: a thread of its own would make forking workers unsafe.
@@ -58,18 +75,6 @@ class ProgressBar(Watch, AbstractContextManager["ProgressBar"]):
         self._task = self._progress.add_task("", total=None, rejected="", written=0)
         self._shown = 0.0
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
     def begin(self, stage: str, records: int | None) -> None:
         """Start the bar anew for a stage."""
         name = _STAGES["check" if stage == "write" and self._dry_run else stage]
@@ -89,7 +94,7 @@ class ProgressBar(Watch, AbstractContextManager["ProgressBar"]):
         self._progress.refresh()
 
 
-class BytesBar(AbstractContextManager["BytesBar"]):
+class BytesBar(_Bar):
     """Shows how many bytes of how many are read."""
 
     def __init__(self, console: Console, what: str) -> None:
@@ -105,18 +110,6 @@ class BytesBar(AbstractContextManager["BytesBar"]):
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def update(self, done: int, total: int) -> None:
         """So many bytes of so many are read."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import multiprocessing
 import os
-import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ...errors import ShardError
+from ..processes import begin_worker, interrupts_held, start_context
 
 T = TypeVar("T")
 R = TypeVar("R")
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _AHEAD = 3
 """Pieces of work of each process that may be under way or done and not yet taken."""
 
@@ -42,16 +38,14 @@ def processes(workers: int, begin: Callable[[Any], None], job: Any) -> Iterator[
             begin(job)
             yield map
         return
-    # Forking needs no `if __name__ == "__main__"` in the user's script, and starts at once.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(begin, job, os.getpid())
+        workers, mp_context=start_context(), initializer=_begin, initargs=(begin, job, os.getpid())
     )
 
     def run(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         waiting: deque[Future[R]] = deque()
         for task in tasks:
-            with _interrupts_held():
+            with interrupts_held():
                 waiting.append(pool.submit(work, task))
             if len(waiting) >= workers * _AHEAD:
                 yield waiting.popleft().result()
@@ -69,13 +63,7 @@ def processes(workers: int, begin: Callable[[Any], None], job: Any) -> Iterator[
 
 
 def _begin(begin: Callable[[Any], None], job: Any, parent: int) -> None:
-    # Ctrl-C reaches every process of the terminal; only the parent answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    begin_worker(parent)
     # The processes are the parallel part; a tokenizer's own threads would only get in their way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.freeze()
@@ -91,13 +79,3 @@ def _seldom_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait: a worker that it met before it ignores Ctrl-C would print a traceback."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
