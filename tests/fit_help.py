@@ -70,13 +70,14 @@ def start_ranks_elsewhere(jobs: list[Job], ranks: int = 1) -> list[subprocess.Po
 
     What they say goes to a file each: a pipe would be held open by workers of a killed one.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # A port for each: ranks that are still leaving one job would meet those of the next.
+    for given in jobs:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            given["port"] = free.getsockname()[1]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         "WORLD_SIZE": str(ranks),
         "PYTHONPATH": str(Path(__file__).parent),
     }

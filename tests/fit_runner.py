@@ -1,6 +1,7 @@
 """A process that runs jobs of fit_help; after a step it may stand still, to be killed there."""
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -28,6 +29,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     stopped = False
     for given in json.loads(sys.argv[1]):
+        os.environ["MASTER_PORT"] = str(given["port"])
         if given["pause_at"]:
             stand_still_after(given["pause_at"])
         stopped = fit(recipe_of(given)).stopped

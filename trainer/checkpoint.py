@@ -15,8 +15,6 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import torch
 from ..errors import ConfigError
 from .build import Training, whole_weights
 from .config_file import write_config
+from .optimizer_state import load_optimizer, sharded_optimizer, sharded_weights
 from .save_async import Writer
 from .share import reads_data
 from .weights import config_path, hf_files, load_weights, weights_folder
@@ -76,8 +75,8 @@ def save_checkpoint(
     if _first():
         _write_context(training, part, files, data)
     with whole_weights(training):
-        weights = _sharded_weights(training)
-        optimizer = _sharded_optimizer(training, weights, loading=False)
+        weights = sharded_weights(training)
+        optimizer = sharded_optimizer(training, weights, loading=False)
         world = torch.distributed.get_world_size()
         marker = {"format_version": _VERSION, "step": step, "world_size": world} | facts
 
@@ -88,6 +87,8 @@ def save_checkpoint(
                 shutil.rmtree(target, ignore_errors=True)
                 part.rename(target)
                 _prune(run, keep_last)
+            # The other ranks may look for it from here on.
+            torch.distributed.barrier()
 
         writer.write([(weights, weights_folder(part)), (optimizer, part / "optimizer")], commit)
 
@@ -106,7 +107,7 @@ def load_checkpoint(training: Training, data: Any, checkpoint: Path) -> dict[str
         # megatron-core's reader calls torch by its former names.
         warnings.filterwarnings("ignore", category=FutureWarning)
         load_weights(training.chunks, weights_folder(checkpoint))
-        _load_optimizer(training, checkpoint / "optimizer")
+        load_optimizer(training, checkpoint / "optimizer")
     _load_ranks(data, checkpoint / "ranks", same_layout=_same_layout(training, marker))
     return marker
 
@@ -148,15 +149,15 @@ def _load_ranks(data: Any, folder: Path, *, same_layout: bool) -> None:
     from megatron.core import parallel_state
 
     if reads_data():
-        path = folder / f"data-{parallel_state.get_data_parallel_rank():05d}.pt"
-        if not path.is_file():
-            saved = len(list(folder.glob("data-*.pt")))
+        saved = len(list(folder.glob("data-*.pt")))
+        if saved != parallel_state.get_data_parallel_world_size():
             raise ConfigError(
                 f"{folder.parent}: was saved by {saved} data-parallel ranks and now there are "
                 f"{parallel_state.get_data_parallel_world_size()}; the samples cannot go on in "
                 "their order: use as many, or start another run from these weights "
                 "(resume.restore_config.path)"
             )
+        path = folder / f"data-{parallel_state.get_data_parallel_rank():05d}.pt"
         data.load_state_dict(torch.load(path, weights_only=True))
     if same_layout:
         rank = torch.distributed.get_rank()
@@ -204,71 +205,6 @@ def _write_context(training: Training, part: Path, files: Path | None, data: Any
     tokenizer = data.settings.encoder.rules.tokenizer
     if hasattr(tokenizer, "save_pretrained"):
         tokenizer.save_pretrained(hf_files(part))
-
-
-def _sharded_weights(training: Training) -> dict[str, Any]:
-    """By stage; what decides is the key of each weight, which counts layers over all stages."""
-    return {
-        f"model{number}": chunk.sharded_state_dict(metadata=_metadata())
-        for number, chunk in enumerate(training.chunks)
-    }
-
-
-def _sharded_optimizer(
-    training: Training, weights: dict[str, Any], *, loading: bool
-) -> dict[str, Any]:
-    state = training.optimizer.sharded_state_dict(
-        dict(weights), is_loading=loading, metadata=_metadata()
-    )
-    return {"optimizer": state}
-
-
-def _load_optimizer(training: Training, folder: Path) -> None:
-    from megatron.core import dist_checkpointing
-
-    weights = _sharded_weights(training)
-    with _step_apart():
-        state = _sharded_optimizer(training, weights, loading=True)
-        loaded = dist_checkpointing.load(state, str(folder))
-        training.optimizer.load_state_dict(loaded["optimizer"])
-
-
-def _metadata() -> dict[str, Any]:
-    from megatron.core import parallel_state
-
-    return {
-        # The only kind that another layout can read.
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
-        "singleton_local_shards": False,
-        "chained_optim_avoid_prefix": True,
-    }
-
-
-@contextmanager
-def _step_apart() -> Iterator[None]:
-    """Keep torch Adam's `step` out of the way while moments are loaded.
-
-    megatron-core's distributed optimizer takes every entry of a weight's state for one of its
-    shards, and torch's Adam has its count of steps there.
-    """
-    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-
-    kept: Callable[..., Any] = DistributedOptimizer._set_main_param_and_optimizer_states
-
-    def without_step(self: Any, weight: Any, tensors: Any) -> None:
-        group, order = self.model_param_group_index_map[weight]
-        state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
-        step = state.pop("step", None)
-        kept(self, weight, tensors)
-        if step is not None:
-            state["step"] = step
-
-    DistributedOptimizer._set_main_param_and_optimizer_states = without_step
-    try:
-        yield
-    finally:
-        DistributedOptimizer._set_main_param_and_optimizer_states = kept
 
 
 def _prune(run: Path, keep_last: int) -> None:

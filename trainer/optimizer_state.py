@@ -1,0 +1,108 @@
+"""Weights and the optimizer's state in parts that any layout over ranks can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .build import Training
+from .optimizer import set_learning_rate
+
+
+def sharded_weights(training: Training) -> dict[str, Any]:
+    """By stage; what decides is the key of each weight, which counts layers over all stages."""
+    return {
+        f"model{number}": chunk.sharded_state_dict(metadata=_metadata())
+        for number, chunk in enumerate(training.chunks)
+    }
+
+
+def sharded_optimizer(
+    training: Training, weights: dict[str, Any], *, loading: bool
+) -> dict[str, Any]:
+    """Moments, and float32 weights beside bfloat16 ones.
+
+    Args:
+        training: whose they are.
+        weights: what `sharded_weights` gave.
+        loading: to be loaded, not to be saved.
+    """
+    state = training.optimizer.sharded_state_dict(
+        dict(weights), is_loading=loading, metadata=_metadata()
+    )
+    return {"optimizer": state}
+
+
+def load_optimizer(training: Training, folder: Path) -> None:
+    """Load what `sharded_optimizer` gave, whatever the layout was then."""
+    from megatron.core import dist_checkpointing
+
+    weights = sharded_weights(training)
+    _make_moments(training.optimizer)
+    with _step_apart():
+        state = sharded_optimizer(training, weights, loading=True)
+        loaded = dist_checkpointing.load(state, str(folder))
+        training.optimizer.load_state_dict(loaded["optimizer"])
+    for part in _parts(training.optimizer):
+        for moments in part.optimizer.state.values():
+            # All have got one tensor, which each of them would count up.
+            moments["step"] = moments["step"].clone()
+
+
+def _make_moments(optimizer: Any) -> None:
+    """Have the moments there that are loaded: torch's Adam makes them in its first step.
+
+    megatron-core's distributed optimizer expects them, and its other ones make them themselves.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    set_learning_rate(optimizer, 0.0)
+    for part in _parts(optimizer):
+        if isinstance(part, DistributedOptimizer) and not part.optimizer.state:
+            part._init_optimizer_states_with_dummy_values()
+
+
+def _parts(optimizer: Any) -> list[Any]:
+    """megatron-core's optimizers that have weights on this rank."""
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [part for part in parts if not getattr(part, "is_stub_optimizer", False)]
+
+
+def _metadata() -> dict[str, Any]:
+    from megatron.core import parallel_state
+
+    return {
+        # The only kind that another layout can read.
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "singleton_local_shards": False,
+        "chained_optim_avoid_prefix": True,
+    }
+
+
+@contextmanager
+def _step_apart() -> Iterator[None]:
+    """Keep torch Adam's `step` out of the way while moments are loaded.
+
+    megatron-core's distributed optimizer takes every entry of a weight's state for one of its
+    shards, and torch's Adam has its count of steps there.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    kept: Callable[..., Any] = DistributedOptimizer._set_main_param_and_optimizer_states
+
+    def without_step(self: Any, weight: Any, tensors: Any) -> None:
+        group, order = self.model_param_group_index_map[weight]
+        state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
+        step = state.pop("step", None)
+        kept(self, weight, tensors)
+        if step is not None:
+            state["step"] = step
+
+    DistributedOptimizer._set_main_param_and_optimizer_states = without_step
+    try:
+        yield
+    finally:
+        DistributedOptimizer._set_main_param_and_optimizer_states = kept
