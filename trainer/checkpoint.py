@@ -26,6 +26,7 @@ from .build import Training, whole_weights
 from .config_file import write_config
 from .optimizer_state import load_optimizer, sharded_optimizer, sharded_weights
 from .save_async import Writer
+from .saved import lora_path
 from .share import reads_data
 from .weights import config_path, hf_files, load_weights, weights_folder
 
@@ -195,7 +196,7 @@ def _write_context(training: Training, part: Path, files: Path | None, data: Any
     write_config(training.neva, config_path(part))
     if training.peft is not None:
         lora = asdict(training.peft) | {"target_modules": list(training.peft.target_modules)}
-        (part / "context" / "lora.json").write_text(json.dumps(lora, indent=2) + "\n")
+        lora_path(part).write_text(json.dumps(lora, indent=2) + "\n")
     if files is not None:
         copy_small_files(files, hf_files(part))
         unused = files / "unused.safetensors"

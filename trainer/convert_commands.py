@@ -51,7 +51,8 @@ def export(checkpoint: Path, out: Path, adapter: bool, overwrite: bool) -> None:
 
     Adapters are merged into the weights unless --adapter is given. Prints the folder.
     """
-    from .hf_import import export_ckpt
+    from .saved import export_run
     from .start import restored_checkpoint
 
-    click.echo(export_ckpt(restored_checkpoint(str(checkpoint)), out, overwrite=overwrite))
+    found = restored_checkpoint(str(checkpoint))
+    click.echo(export_run(found, out, adapter=adapter, overwrite=overwrite))

@@ -13,15 +13,10 @@ from .config import NevaConfig
 from .config_file import read_config_file
 from .hub import cache_folder
 from .recipe import Recipe
-from .weights import (
-    checkpoint_config,
-    config_path,
-    hf_files,
-    load_weights,
-    weights_folder,
-)
+from .saved import load_merged
+from .weights import checkpoint_config, config_path, hf_files
 
-_FREE = ("init_method_std", "seq_length")
+_FREE = ("init_method_std", "embedding_init_method_std", "seq_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +63,7 @@ def find_start(recipe: Recipe) -> Start:
     neva = _fit(neva, checkpoint_config(checkpoint), checkpoint)
     return Start(
         neva=neva,
-        load=lambda stages: load_weights(stages, weights_folder(checkpoint)),
+        load=lambda stages: load_merged(stages, checkpoint),
         files=files or hf_files(checkpoint),
         what=str(checkpoint),
     )

@@ -90,6 +90,7 @@ def model_config(vocab_size: int = 72, image_token_index: int = 4) -> NevaConfig
             vocab_size=vocab_size,
             seq_length=256,
             init_method_std=0.125,
+            embedding_init_method_std=0.5,
         ),
         vision_transformer_config=VisionConfig(
             img_h=48,

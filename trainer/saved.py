@@ -1,0 +1,89 @@
+"""A checkpoint of a run as a model: its weights with adapters in them, or as a folder to serve."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .lora import LoRA, add_lora
+from .merge import without_adapters
+from .weights import checkpoint_config, hf_files, load_weights, weights_folder
+
+_LORA = "lora.json"
+
+
+def lora_path(checkpoint: Path) -> Path:
+    """Where the settings of a checkpoint's adapters are."""
+    return checkpoint / "context" / _LORA
+
+
+def saved_lora(checkpoint: Path) -> LoRA | None:
+    """The adapters that a checkpoint has."""
+    path = lora_path(checkpoint)
+    return LoRA(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def load_merged(stages: Sequence[Any], checkpoint: Path) -> None:
+    """Fill this rank's stages with a checkpoint's weights; its adapters become part of them.
+
+    Raises:
+        ConfigError: the checkpoint cannot be read into the model.
+    """
+    from .model import freeze
+
+    lora = saved_lora(checkpoint)
+    if lora is not None:
+        add_lora(stages, lora)
+    load_weights(stages, weights_folder(checkpoint))
+    if lora is not None:
+        without_adapters(stages)
+        for stage in stages:
+            stage.requires_grad_(True)
+            freeze(stage)
+
+
+def export_run(
+    checkpoint: Path, target: Path, *, adapter: bool = False, overwrite: bool = False
+) -> Path:
+    """Write a checkpoint as a Hugging Face folder.
+
+    Args:
+        checkpoint: of a run, or imported.
+        target: the folder.
+        adapter: only the adapters, in PEFT's format; else they are merged into the weights.
+        overwrite: replace what is there.
+
+    Raises:
+        ConfigError: the folder is there already, or there are no adapters to write.
+    """
+    from .adapter import write_adapter
+    from .hf_import import export_ckpt
+    from .hf_write import write_hf_folder
+    from .models import NevaModel
+    from .one_rank import one_rank
+
+    lora = saved_lora(checkpoint)
+    if lora is None:
+        if adapter:
+            raise ConfigError(f"{checkpoint}: has no adapters; export it without --adapter")
+        return export_ckpt(checkpoint, target, overwrite=overwrite)
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target}: is there already; give another path or overwrite it")
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    with one_rank():
+        model = NevaModel(checkpoint_config(checkpoint)).build()
+        if adapter:
+            add_lora([model], lora)
+            load_weights([model], weights_folder(checkpoint))
+            write_adapter([model], part, dropout=lora.dropout)
+        else:
+            load_merged([model], checkpoint)
+            write_hf_folder(model, part, files=hf_files(checkpoint))
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    return target
