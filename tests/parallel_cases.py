@@ -20,7 +20,7 @@ from neva_prep.trainer.optimizer import OptimizerSettings
 from neva_prep.trainer.parallel_config import ComputeConfig, ParallelConfig
 from neva_prep.trainer.share import reads_data
 from neva_prep.trainer.step import StepResult, train_step
-from neva_prep.trainer.vision_config import VisionConfig
+from neva_prep.trainer.vision_config import HFCLIPVisionConfig, VisionConfig
 
 VOCABULARY = 512
 LENGTH = {"padded": 128, "packed": 256}
@@ -56,8 +56,9 @@ TIED = replace(
         CONFIG.language_transformer_config, share_embeddings_and_output_weights=True
     ),
 )
+TOWER = replace(CONFIG, vision_transformer_config=HFCLIPVisionConfig(shape=CONFIG.vision_shape))
+"""Hugging Face's vision tower, which no rank cuts."""
 
-_PIPELINE = {"pipeline_model_parallel_size": 2}
 LAYOUTS: dict[str, ParallelConfig] = {
     "tp2": ParallelConfig(tensor_model_parallel_size=2),
     "tp2-sp": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
@@ -68,6 +69,11 @@ LAYOUTS: dict[str, ParallelConfig] = {
     "cp2": ParallelConfig(context_parallel_size=2),
     "dp4": ParallelConfig(),
     "tp2-pp2": ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2),
+    "tp2-pp2-vpp2": ParallelConfig(
+        tensor_model_parallel_size=2,
+        pipeline_model_parallel_size=2,
+        virtual_pipeline_model_parallel_size=2,
+    ),
     "tp2-cp2-sp": ParallelConfig(
         tensor_model_parallel_size=2, context_parallel_size=2, sequence_parallel=True
     ),
@@ -103,6 +109,7 @@ VARIANTS = {
     },
     **{f"{rows}-lora": Variant(rows, peft=LoRA(dim=4, alpha=8)) for rows in ROWS},
     "packed-lora-recompute": Variant("packed", peft=LoRA(dim=4, alpha=8), recompute="full"),
+    "padded-tower": Variant("padded", config=TOWER),
     "padded-tied": Variant("padded", config=TIED),
     "packed-projector": Variant(
         "packed", config=replace(CONFIG, freeze_language_model=True, freeze_vision_model=True)
@@ -131,7 +138,13 @@ def _core() -> list[Case]:
     ]
 
 
-CORE = [*_core(), Case("pp2", "packed-lora-recompute"), Case("pp2", "packed-projector")]
+CORE = [
+    *_core(),
+    Case("pp2", "packed-lora-recompute"),
+    # The second stage trains nothing.
+    Case("pp2", "packed-projector", distributed=True),
+    Case("tp2", "padded-tower"),
+]
 REST = [
     Case(layout, variant, distributed)
     for layout in LAYOUTS

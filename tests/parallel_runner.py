@@ -109,7 +109,8 @@ def write_expected(folder: Path, variants: list[str]) -> None:
     start_ranks(ParallelConfig(), seed=1)
     for name in variants:
         variant = VARIANTS[name]
-        weights = draw_weights(build_training(variant.config, peft=variant.peft))
+        training = build_training(variant.config, peft=variant.peft, load=lambda chunks: None)
+        weights = draw_weights(training)
         steps = [
             {"result": result, "grads": gradients(training), "weights": all_weights(training)}
             for training, result in train(None, variant, weights, batches[variant.rows])
@@ -181,7 +182,8 @@ def compare(
     for chunk in training.chunks:
         for name, weight in chunk.named_parameters():
             place = place_of(chunk, name)
-            if place not in here:
+            # Keys' own bias cancels in the softmax; its gradient is rounding.
+            if place not in here or place.endswith("k_proj.bias"):
                 continue
             piece = own_piece(should[place], weight, parts_of(name))
             made[place] = ((here[place] - piece).abs().max() / piece.abs().max()).item()

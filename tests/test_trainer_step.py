@@ -183,7 +183,8 @@ def test_norms_and_biases_do_not_decay() -> None:
 def test_recomputed_layers_train_adapters_behind_frozen_embeddings(recompute: Any) -> None:
     found = []
     for compute in (ComputeConfig(), ComputeConfig(recompute=recompute)):
-        training = build(compute=compute, peft=LoRA(dim=4))
+        lora = LoRA(dim=4, target_modules=["*.language_model.*.linear_*"])
+        training = build(compute=compute, peft=lora)
         for name, weight in training.chunks[0].named_parameters():
             if name.endswith("lora_b"):
                 torch.nn.init.constant_(weight, 0.01)

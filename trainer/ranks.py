@@ -34,6 +34,9 @@ def start_ranks(parallel: ParallelConfig, *, seed: int) -> None:
 
     distributed = torch.distributed
     check_ranks(parallel, _world_size())
+    if parallel.tensor_model_parallel_size > 1:
+        # What is sent must be queued before what is computed beside it; CUDA reads it at its start.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if not distributed.is_initialized():
         _join()
     parallel_state.initialize_model_parallel(
