@@ -20,6 +20,8 @@ TOPICS = ("color", "shape", "count", "position")
 IMAGE_SIZE, PATCH_SIZE = 48, 8
 """What the model sees: pictures shrunk to so many pixels, cut into patches of so many."""
 _MOST_QUESTIONS = 6
+_VOCABULARY = 72
+"""Words of the model; some more than the tokenizer has."""
 _HELD_OUT_SEED = 1_000_003
 _CHAT_TEMPLATE = """\
 {%- for message in messages -%}
@@ -120,6 +122,47 @@ def save_processor(folder: Path) -> int:
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
     return ids[IMAGE_PLACEHOLDER]
+
+
+def save_untrained(folder: Path, seed: int = 0) -> Path:
+    """A LLaVA of 230,000 weights that has learned nothing, with its processor, as a folder.
+
+    Its weights are drawn wider than large models' are: with so few channels, small numbers would
+    take long to grow.
+    """
+    import torch
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import LlavaForConditionalGeneration as Llava
+
+    image_token = save_processor(folder)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = LlamaConfig(
+        **sizes,
+        intermediate_size=168,
+        vocab_size=_VOCABULARY,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-5,
+    )
+    vision = CLIPVisionConfig(
+        **sizes, intermediate_size=256, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE
+    )
+    model = Llava(
+        LlavaConfig(
+            text_config=text,
+            vision_config=vision,
+            image_token_index=image_token,
+            image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+            vision_feature_layer=-1,
+        )
+    )
+    draw = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if "embed_tokens" in name or "position_embedding" in name or "class_embedding" in name:
+            weight.data.normal_(0, 0.5, generator=draw)
+        elif weight.dim() > 1:
+            weight.data.normal_(0, weight[0].numel() ** -0.5, generator=draw)
+    model.save_pretrained(folder)
+    return folder
 
 
 def ask(

@@ -27,7 +27,7 @@ from .weights import (
 )
 
 Precision = Literal["fp32", "bf16"]
-_FREE = frozenset({"init_method_std", "embedding_init_method_std", "seq_length"})
+_FREE = frozenset({"init_method_std", "seq_length"})
 """Settings that may differ from the folder's: they change neither weights nor what is computed."""
 
 

@@ -65,8 +65,6 @@ class LanguageConfig:
     window_size: int | None = None
     """Positions that a token sees, itself included; None for all before it."""
     init_method_std: float = 0.02
-    embedding_init_method_std: float | None = None
-    """Of words' embeddings; None for the same."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that no decoder has."""

@@ -82,7 +82,6 @@ def language_transformer(
         add_qkv_bias=config.add_qkv_bias,
         window_size=None if config.window_size is None else (config.window_size - 1, 0),
         init_method_std=config.init_method_std,
-        embedding_init_method_std=config.embedding_init_method_std,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,

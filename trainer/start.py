@@ -16,7 +16,7 @@ from .recipe import Recipe
 from .saved import load_merged
 from .weights import checkpoint_config, config_path, hf_files
 
-_FREE = ("init_method_std", "embedding_init_method_std", "seq_length")
+_FREE = ("init_method_std", "seq_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

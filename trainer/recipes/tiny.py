@@ -36,7 +36,7 @@ def finetune_recipe(
     peft_scheme: str | None = "none",
     restore: str | None = None,
 ) -> Editable:
-    """Everything is trained from random weights; with `lora`, adapters of what was trained so.
+    """Everything is trained; with `lora`, adapters of what was trained so.
 
     Args:
         dir: gets a folder `name` with checkpoints and logs.
@@ -44,7 +44,7 @@ def finetune_recipe(
         num_nodes: machines.
         num_gpus_per_node: processes on each.
         peft_scheme: `lora` or `none`.
-        restore: checkpoint to start from.
+        restore: checkpoint to start from; None for random weights.
     """
     lora = (peft_scheme or "none").lower() == "lora"
     return Editable(
@@ -79,7 +79,6 @@ def model_config(vocab_size: int = 72, image_token_index: int = 4) -> NevaConfig
         vocab_size: words, the image token included.
         image_token_index: that token's id.
     """
-    # Wide draws: with so few channels, the usual small ones would take long to grow.
     return NevaConfig(
         language_transformer_config=LanguageConfig(
             num_layers=2,
@@ -89,8 +88,6 @@ def model_config(vocab_size: int = 72, image_token_index: int = 4) -> NevaConfig
             num_query_groups=4,
             vocab_size=vocab_size,
             seq_length=256,
-            init_method_std=0.125,
-            embedding_init_method_std=0.5,
         ),
         vision_transformer_config=VisionConfig(
             img_h=48,
@@ -100,7 +97,6 @@ def model_config(vocab_size: int = 72, image_token_index: int = 4) -> NevaConfig
             hidden_size=64,
             ffn_hidden_size=256,
             num_attention_heads=4,
-            init_method_std=0.125,
         ),
         vision_projection_config=MultimodalProjectorConfig(),
         vision_feature_layer=-1,
