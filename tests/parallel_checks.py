@@ -17,6 +17,7 @@ from neva_prep.loaders.ranks import find_data_parallel
 from neva_prep.trainer.adapter import write_adapter
 from neva_prep.trainer.build import Training, build_training
 from neva_prep.trainer.expand import ExpandedBatch, expand_batch
+from neva_prep.trainer.lora import LoRA
 from neva_prep.trainer.optimizer import OptimizerSettings
 from neva_prep.trainer.share import reads_data, share_batches
 from neva_prep.trainer.step import evaluate_step, train_step
@@ -167,6 +168,27 @@ def one_row(batch: Batch) -> Batch:
     return made  # type: ignore[return-value]
 
 
+def dropout_leaves_ranks_alike(folder: Path, layout: str) -> None:
+    """What each tensor rank holds whole is the same on all after steps with dropout."""
+    batches = torch.load(folder / "batches.pt", weights_only=False)["packed"]
+    lora = LoRA(dim=4, dropout=0.5)
+    training = build_training(CONFIG, parallel=LAYOUTS[layout], peft=lora)
+    weights = dict(training.chunks[0].named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if name.endswith("lora_b"):
+                weight.fill_(0.01)
+    step(training, batches[:2], LENGTH["packed"])
+    whole = {
+        name: weight.detach()
+        for name, weight in weights.items()
+        if not getattr(weight, "tensor_model_parallel", False)
+    }
+    assert any(name.endswith("lora_a") for name in whole)
+    for other in gathered(whole):
+        assert all(torch.equal(weight, other[name]) for name, weight in whole.items())
+
+
 def write_what_was_cut(folder: Path, layout: str) -> None:
     """Adapters and weights of all ranks, to be read by one."""
     variant = VARIANTS["packed-lora"]
@@ -205,6 +227,8 @@ CHECKS: dict[str, tuple[str, Check]] = {
         ("dp4", images_on_some_ranks_only),
         ("pp2-vpp2", evaluation_equals_one_rank),
         ("cp2", evaluation_equals_one_rank),
+        ("tp2", dropout_leaves_ranks_alike),
+        ("tp2-sp", dropout_leaves_ranks_alike),
         ("tp2-pp2", write_what_was_cut),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import torch
@@ -45,6 +46,9 @@ def start_ranks(parallel: ParallelConfig, *, seed: int) -> None:
         parallel.virtual_pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
     )
+    if not torch.cuda.is_available():
+        # Random states kept for CUDA are the CPU's there (compat.py), and each use is warned of.
+        logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
     seed += _SEED_PER_STAGE * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(seed)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
