@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-all lint bench format readme screenshots clean
+.PHONY: demo test test-long test-all lint bench format readme screenshots clean
 
 # All set-up: a virtual environment with the pinned versions; runs again when the pins change.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -19,9 +19,11 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not long" tests
 
-# The tests that take minutes as well.
-test-all: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) tests
+# Those that take minutes.
+test-long: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(WORKERS) -m long tests
+
+test-all: test test-long
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
