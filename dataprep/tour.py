@@ -20,16 +20,26 @@ from .show_report import show_report, show_verified
 from .verify import verify
 
 
-def run_demo(folder: Path, console: Console, *, pictures: int, seed: int, overwrite: bool) -> None:
-    """Draw, convert, verify, look, stream; print what a user would see.
+def run_demo(
+    folder: Path, console: Console, *, pictures: int, seed: int, overwrite: bool, steps: int
+) -> None:
+    """Draw, convert, verify, look, stream, train; print what a user would see.
+
+    Args:
+        folder: gets everything.
+        console: where to print.
+        pictures: to draw.
+        seed: decides them.
+        overwrite: replace an earlier demo.
+        steps: of training; 0 for none.
 
     Raises:
         NevaPrepError: a stop did not give what it should; the demo is a test, too.
     """
     shards = folder / "shards"
-    _headline(console, f"Draw {pictures} pictures with questions", f"{folder}/shapes.json")
+    headline(console, f"Draw {pictures} pictures with questions", f"{folder}/shapes.json")
     source = draw_demo(folder, pictures=pictures, seed=seed)
-    _headline(
+    headline(
         console,
         "Convert them",
         f"neva-prep convert {source.source} --images {source.images} --out {shards} "
@@ -41,17 +51,29 @@ def run_demo(folder: Path, console: Console, *, pictures: int, seed: int, overwr
     report = convert(source.source, source.images, shards, options)
     show_report(report, console)
     _expect(report.rejections == source.broken, f"rejected {report.rejections}", source)
-    _headline(console, "Verify every byte", f"neva-prep verify {shards}")
+    headline(console, "Verify every byte", f"neva-prep verify {shards}")
     checked = verify(shards)
     show_verified(checked, console)
     _expect(checked.is_whole, "the dataset is not whole", source)
-    _headline(console, "Look at two samples", f"neva-prep inspect {shards} --index 0")
+    headline(console, "Look at two samples", f"neva-prep inspect {shards} --index 0")
     looked = open_looked(shards)
     for index in (0, report.samples - 1):
         show_sample(looked.sample(index), console)
         console.print()
-    _headline(console, "Stream an epoch through megatron-energon", "open_dataset(...)")
+    headline(console, "Stream an epoch through megatron-energon", "open_dataset(...)")
     _stream(shards, report, console, source)
+    _train(folder / "lesson", console, steps=steps, seed=seed)
+
+
+def _train(folder: Path, console: Console, *, steps: int, seed: int) -> None:
+    from .tour_train import missing_for_training, run_training
+
+    missing = missing_for_training()
+    if steps and missing:
+        headline(console, "Train a small model", "pip install 'neva-prep[train]'")
+        console.print(Text(f"skipped: {missing} is not installed"))
+    elif steps:
+        run_training(folder, console, steps=steps, seed=seed)
 
 
 def _stream(shards: Path, report: ConvertReport, console: Console, source: DemoSource) -> None:
@@ -74,7 +96,8 @@ def _stream(shards: Path, report: ConvertReport, console: Console, source: DemoS
         _expect(samples == expected, f"{split} gave {samples} of {expected} samples", source)
 
 
-def _headline(console: Console, what: str, how: str) -> None:
+def headline(console: Console, what: str, how: str) -> None:
+    """What comes next, and the command or call that does it."""
     console.print()
     console.print(Rule(Text(what, "bold"), align="left"))
     console.print(Text(f"$ {how}" if how.startswith("neva-prep") else how, "dim"))

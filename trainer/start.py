@@ -111,8 +111,12 @@ def _given_files(recipe: Recipe) -> Path | None:
 
 def _fit(ours: NevaConfig, theirs: NevaConfig, where: Path) -> NevaConfig:
     """Our config with their image token, if the shapes are the same."""
+    languages = (
+        replace(language, kv_channels=language.head_size)
+        for language in (ours.language_transformer_config, theirs.language_transformer_config)
+    )
     pairs = [
-        (ours.language_transformer_config, theirs.language_transformer_config),
+        tuple(languages),
         (ours.vision_shape, theirs.vision_shape),
         (ours.vision_projection_config, theirs.vision_projection_config),
     ]

@@ -64,6 +64,9 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     Prints the last checkpoint's path; progress goes to stderr, and a row a step to
     OUT/NAME/train.jsonl.
     """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # It has hints on what else could be installed.
     recipe = make_recipe(given)
     if given["dry_run"]:
         click.echo(recipe)

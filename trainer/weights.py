@@ -79,7 +79,10 @@ def load_weights(stages: Sequence[Any], folder: Path) -> None:
     from megatron.core.dist_checkpointing.core import CheckpointingException
 
     try:
-        loaded = dist_checkpointing.load(_sharded(stages), str(folder))
+        with warnings.catch_warnings():
+            # megatron-core's reader calls torch by its former names.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            loaded = dist_checkpointing.load(_sharded(stages), str(folder))
     except (CheckpointingException, OSError, KeyError) as error:
         raise ConfigError(f"{folder}: cannot be read into the model: {error}") from error
     for number, stage in enumerate(stages):
