@@ -9,6 +9,7 @@ context/hf/          tokenizer and processor files, and weights that only export
 from __future__ import annotations
 
 import queue
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
