@@ -171,8 +171,11 @@ def one_row(batch: Batch) -> Batch:
 def dropout_leaves_ranks_alike(folder: Path, layout: str) -> None:
     """What each tensor rank holds whole is the same on all after steps with dropout."""
     batches = torch.load(folder / "batches.pt", weights_only=False)["packed"]
+    torch.manual_seed(1)
     lora = LoRA(dim=4, dropout=0.5)
     training = build_training(CONFIG, parallel=LAYOUTS[layout], peft=lora)
+    if reads_data():
+        torch.rand(1)  # as loaders do
     weights = dict(training.chunks[0].named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():

@@ -147,7 +147,9 @@ def run_all(folder: Path, cases: list[Case], checks: list[str]) -> None:
             except Exception:
                 found[name] = {"raised": traceback.format_exc()}
             found[name]["seconds"] = time.monotonic() - begin
-            results.write_text(json.dumps(found))
+            part = results.with_suffix(".part")
+            part.write_text(json.dumps(found))
+            part.replace(results)
             if "raised" in found[name]:
                 sys.exit(1)
         torch.distributed.barrier()

@@ -52,7 +52,9 @@ def build_training(
     image_mean: tuple[float, ...] = CLIP_MEAN,
     image_std: tuple[float, ...] = CLIP_STD,
 ) -> Training:
-    """Build this rank's part; `start_ranks` was called with the same layout.
+    """Build this rank's part, right after `start_ranks` with the same layout.
+
+    Ranks draw the weights that they share from its seed, each by itself.
 
     Args:
         neva: the model.

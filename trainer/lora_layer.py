@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import zlib
 from typing import Any
@@ -49,8 +48,9 @@ class _Adapted:
         """Dropout; of its own on each tensor rank if these see different numbers."""
         if not self.lora_dropout or not self.training:  # type: ignore[attr-defined]
             return x
-        fork = get_cuda_rng_tracker().fork() if differs else contextlib.nullcontext()
-        with fork:
+        # Never torch's own state, which loaders draw from on the ranks that read.
+        name = "model-parallel-rng" if differs else "data-parallel-rng"
+        with get_cuda_rng_tracker().fork(name):
             return F.dropout(x, self.lora_dropout)
 
 
