@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from .lesson import TOPICS, Exam, ask, draw_lesson, save_untrained, score
 from .look.terminal import draw_side_by_side
 from .options import ConvertOptions
 
-_PICTURES, _HELD_OUT, _SHOWN = 2000, 60, 6
+_PICTURES, _HELD_OUT, _SHOWN = 2000, 60, 8
 _PACK = 2432
 """Positions of a pack: about 32 conversations."""
 
@@ -57,7 +58,11 @@ def run_training(folder: Path, console: Console, *, steps: int, seed: int) -> fl
     untrained = save_untrained(folder / "untrained", seed)
     headline(console, "Import a model that knows nothing", _shown("import", untrained, start))
     _run("import", str(untrained), "--out", str(start))
-    settings = [f"trainer.max_steps={steps}", f"trainer.val_check_interval={max(1, steps // 2)}"]
+    settings = [
+        f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={max(1, steps // 2)}",
+        f"lr_scheduler.warmup_steps={min(100, max(1, steps // 8))}",
+    ]
     train = [
         *("--recipe", "tiny", "--from", str(start), "--data", str(shards)),
         *("--template", "tokenizer", "--pack", "--seq-length", str(_PACK)),
@@ -92,11 +97,13 @@ def _ask(hf: Path, exam: Sequence[Exam], console: Console) -> float:
 
 
 def _show_some(pairs: Sequence[tuple[Exam, str]], console: Console) -> None:
-    """A picture for each, with a question, its answer, and the true one where that differs."""
+    """A question of each topic in turn: its picture, the answer, the true one where it differs."""
     from PIL import Image
 
-    shown = list({one.picture: (one, answer) for one, answer in pairs}.values())[:_SHOWN]
-    for one, answer in shown:
+    by_topic = [[pair for pair in pairs if pair[0].question.topic == topic] for topic in TOPICS]
+    # Not the first question of a picture twice: each topic begins somewhere else.
+    turns = zip(*(found[place * 5 :] for place, found in enumerate(by_topic)), strict=False)
+    for one, answer in list(chain.from_iterable(turns))[:_SHOWN]:
         draw_side_by_side([Image.open(one.picture).convert("RGB").resize((84, 84))], console)
         right = answer == one.question.answer
         truth = "" if right else f"  (it is {one.question.answer})"

@@ -35,9 +35,9 @@ class Writer:
         prepare_megatron()
         from megatron.core import dist_checkpointing
 
-        _spare_a_process(self._in_background)
         if not self._in_background:
             for state, folder in parts:
+                _report_to_a_queue_of_its_own(in_background=False)
                 dist_checkpointing.save(state, str(folder), _FORMAT)
             commit()
             return
@@ -48,6 +48,7 @@ class Writer:
         if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters:
             extra["async_strategy"] = "mcore"  # Since 0.19 another one is the default.
         for state, folder in parts:
+            _report_to_a_queue_of_its_own(in_background=True)
             request = dist_checkpointing.save(
                 state, str(folder), _FORMAT, async_sharded_save=True, **extra
             )
@@ -79,11 +80,11 @@ class Writer:
             commit()
 
 
-def _spare_a_process(in_background: bool) -> None:
-    """Have what was written reported through a queue of this process and its children.
+def _report_to_a_queue_of_its_own(*, in_background: bool) -> None:
+    """Have the next save report what it wrote through a queue of this process and its children.
 
-    megatron-core starts a server process for this queue, which takes seconds and outlives a run
-    that is killed.
+    megatron-core has one queue for all, in which the reports of two saves that are under way get
+    mixed up, and a server process for it, which takes seconds to start and outlives a killed run.
     """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 

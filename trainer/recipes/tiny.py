@@ -79,6 +79,7 @@ def model_config(vocab_size: int = 72, image_token_index: int = 4) -> NevaConfig
         vocab_size: words, the image token included.
         image_token_index: that token's id.
     """
+    # Wide draws: with so few channels, the usual small ones would take long to grow.
     return NevaConfig(
         language_transformer_config=LanguageConfig(
             num_layers=2,
@@ -88,6 +89,7 @@ def model_config(vocab_size: int = 72, image_token_index: int = 4) -> NevaConfig
             num_query_groups=4,
             vocab_size=vocab_size,
             seq_length=256,
+            init_method_std=0.125,
         ),
         vision_transformer_config=VisionConfig(
             img_h=48,
@@ -97,6 +99,7 @@ def model_config(vocab_size: int = 72, image_token_index: int = 4) -> NevaConfig
             hidden_size=64,
             ffn_hidden_size=256,
             num_attention_heads=4,
+            init_method_std=0.125,
         ),
         vision_projection_config=MultimodalProjectorConfig(),
         vision_feature_layer=-1,
