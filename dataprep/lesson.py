@@ -7,14 +7,15 @@ draw_lesson ──▶ lesson.json + images ──convert──▶ shards        
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from ..loaders.format import IMAGE_PLACEHOLDER
-from .scene import COLORS, KINDS, PLACES, Question, draw_scene, make_simple_scene, questions
+from .scene import COLORS, KINDS, PLACES, Question, Scene, draw_scene, make_simple_scene, questions
 
 TOPICS = ("color", "shape", "count", "position")
 IMAGE_SIZE, PATCH_SIZE = 48, 8
@@ -70,15 +71,13 @@ def draw_lesson(
     for made in (images, exam_folder):
         made.mkdir(parents=True, exist_ok=True)
     records = []
-    for index in range(pictures):
-        scene = make_simple_scene(seed, index)
+    for index, scene in islice(_scenes(seed, topics), pictures):
         name = f"{index:06d}.jpg"
         draw_scene(scene).save(images / name, quality=92)
         asked = _choose(questions(scene), topics, Random(f"lesson/{seed}/{index}"))
         records.append(_record(f"lesson-{index:06d}", name, asked))
     exam = []
-    for index in range(held_out):
-        scene = make_simple_scene(seed + _HELD_OUT_SEED, index)
+    for index, scene in islice(_scenes(seed + _HELD_OUT_SEED, topics), held_out):
         path = exam_folder / f"{index:06d}.jpg"
         draw_scene(scene).save(path, quality=92)
         exam += [Exam(picture=path, question=q) for q in questions(scene) if q.topic in topics]
@@ -207,6 +206,14 @@ def score(exam: Sequence[Exam], answers: Sequence[str]) -> float:
     """Share of the answers that are right to the letter."""
     right = sum(one.question.answer == answer for one, answer in zip(exam, answers, strict=True))
     return right / len(exam)
+
+
+def _scenes(seed: int, topics: Sequence[str]) -> Iterator[tuple[int, Scene]]:
+    """Simple scenes with a question of these topics, and their numbers."""
+    for index in count():
+        scene = make_simple_scene(seed, index)
+        if any(question.topic in topics for question in questions(scene)):
+            yield index, scene
 
 
 def _choose(found: Iterable[Question], topics: Sequence[str], random: Random) -> list[Question]:
