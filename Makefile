@@ -12,7 +12,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# The main job end to end on pictures that it draws: convert, verify, look, stream.
+# The main job end to end on pictures that it draws: convert, verify, look, stream, train, ask.
 demo: $(VENV)/.ready
 	$(BIN)/neva-prep demo demo-data --overwrite
 
