@@ -1,5 +1,7 @@
 """The learning rate: its shape, and that it follows from the step alone."""
 
+from itertools import pairwise
+
 import pytest
 
 from neva_prep.errors import ConfigError
@@ -16,7 +18,7 @@ def rates(schedule: CosineAnnealing, max_steps: int) -> list[float]:
 def test_the_rate_rises_in_a_line_and_falls_to_the_least() -> None:
     found = rates(CosineAnnealing(warmup_steps=4, min_lr=0.1), 20)
     assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert all(one > other for one, other in zip(found[3:], found[4:], strict=False))
+    assert all(one > other for one, other in pairwise(found[3:]))
     assert found[11] == pytest.approx(0.55)  # Half way down.
     assert found[-1] == pytest.approx(0.1)
 
