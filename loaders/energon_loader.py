@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import signal
 import tarfile
 import traceback
 import warnings
@@ -43,6 +44,8 @@ def open_loader(dataset: SavableDataset, *, start_method: StartMethod, pin_memor
             gc_collect_every_n_steps=0,
         )
     loader.pin_memory = pin_memory
+    if loader.num_workers:
+        loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
     if loader.num_workers and start_method != "fork":
         context = multiprocessing.get_context(start_method)
         loader.multiprocessing_context = context
@@ -64,6 +67,16 @@ def restore_loader(loader: Any, state: Any) -> None:
         worker.state.sample_index - 1 + worker.offset if worker.state is not None else -1
         for worker in state.worker_states
     ]
+
+
+def _init_worker(init: Callable[[int], None], worker: int) -> None:
+    """Begin as energon's workers do, and leave it to the training process when to end.
+
+    Schedulers send SIGTERM to all processes; a worker that died of it would take the training
+    process with it, which is about to save.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    init(worker)
 
 
 def _init_spawned(init: Callable[[int], None], worker: int) -> None:

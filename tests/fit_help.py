@@ -90,6 +90,7 @@ def start_ranks_elsewhere(jobs: list[Job], ranks: int = 1) -> list[subprocess.Po
                     env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdout=said,
                     stderr=said,
+                    start_new_session=True,
                 )
             )
     return started

@@ -95,6 +95,17 @@ def test_sigterm_saves_and_the_run_goes_on_from_there(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_sigterm_to_workers_too_saves_and_ends_with_143(folder: Path) -> None:
+    """As schedulers send it: to every process of the run."""
+    group = job(folder, "group", data={"num_workers": 1}, trainer__max_steps=100_000)
+    (process,) = start_ranks_elsewhere([group])
+    wait_for_step(group, 4)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+    last = rows(group)[-1][0]
+    assert checkpoints_of(folder / "group")[-1].name == f"step-{last:08d}"
+
+
 def test_what_was_not_finished_is_no_checkpoint(folder: Path, whole: Job) -> None:
     again = copy_until(whole, "unfinished", 3)
     run = folder / "unfinished"
