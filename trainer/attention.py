@@ -74,12 +74,17 @@ class SampleAttention(MegatronModule):  # type: ignore[misc]
         """
         if packed_seq_params is None:
             return self._padded(query, key, value)
-        narrow = self.window is not None and not _takes("window_size")
-        if query.is_cuda and self.group is None and not narrow:
+        if self._is_for_varlen(query):
             return self._packed_on_gpu(query, key, value, packed_seq_params)
         bounds = packed_seq_params.cu_seqlens_q_padded.tolist()
         query, key, value = (x.unsqueeze(1) for x in (query, key, value))
         return self._by_pieces(query, key, value, bounds).squeeze(1)
+
+    def _is_for_varlen(self, query: Tensor) -> bool:
+        """Whether torch's attention of variable lengths can do it: it knows no float32."""
+        narrow = self.window is not None and not _takes("window_size")
+        half = query.dtype in (torch.float16, torch.bfloat16)
+        return query.is_cuda and half and self.group is None and not narrow
 
     def _padded(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         size = 1 if self.group is None else self.group.size()
