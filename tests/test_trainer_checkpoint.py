@@ -152,7 +152,7 @@ def test_a_run_with_adapters_goes_on(folder: Path) -> None:
     fit(recipe_of(again, lora=True))
     assert rows(again) == rows(given)
     kept = json.loads((checkpoints_of(folder / "lora")[-1] / "context/lora.json").read_text())
-    assert (kept["dim"], kept["alpha"]) == (8, 16)
+    assert (kept["dim"], kept["alpha"]) == (32, 64)
 
 
 def test_layouts_can_change_between_runs(folder: Path, whole: Job) -> None:

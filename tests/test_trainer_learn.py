@@ -36,9 +36,7 @@ class School:
     folder: Path
     lesson: Lesson
 
-    def train(
-        self, start: Path, *, steps: int, pack: int = 2432, peft: str = "none", lr: float = 2e-3
-    ) -> Path:
+    def train(self, start: Path, *, steps: int, pack: int = 2432, peft: str = "none") -> Path:
         """Train for some steps, from a checkpoint to another."""
         from transformers import AutoProcessor
 
@@ -57,7 +55,6 @@ class School:
         recipe.data = EnergonMultiModalDataModule(
             self.folder / "shards", task_encoder=encoder, num_workers=1, packing_buffer_size=256
         )
-        recipe.optim.lr = lr
         recipe.trainer.max_steps = steps
         recipe.trainer.val_check_interval = 0
         recipe.lr_scheduler.warmup_steps = min(100, steps // 8)

@@ -64,9 +64,11 @@ def finetune_recipe(
                 devices=num_gpus_per_node,
                 compute=ComputeConfig(precision="fp32"),
             ),
-            optim=OptimizerSettings(lr=2e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05),
+            optim=OptimizerSettings(
+                lr=1e-3 if lora else 2e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05
+            ),
             lr_scheduler=CosineAnnealing(warmup_steps=100, min_lr=1e-4),
-            peft=LoRA(target_modules=LANGUAGE_LAYERS, dim=8, alpha=16) if lora else None,
+            peft=LoRA(target_modules=LANGUAGE_LAYERS, dim=32, alpha=64) if lora else None,
             resume=ResumeSettings(restore_config=RestoreConfig(path=restore)),
         )
     )
