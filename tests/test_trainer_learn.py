@@ -118,14 +118,13 @@ def test_a_model_learns_colors_shapes_numbers_and_places_and_then_something_new(
     assert right >= 0.95
     assert guessed <= guessing(school.lesson) + 0.1
 
-    other = open_school(tmp_path / "other", pictures=3000, held_out=100, topics=["presence"])
+    other = open_school(tmp_path / "other", pictures=1500, held_out=100, topics=["presence"])
     before = other.answers(trained)
-    adapted = other.train(trained, steps=800, peft="lora", lr=5e-3)
+    adapted = other.train(trained, steps=700, peft="lora")
     after = other.answers(adapted)
     print(f"a question of another kind: right {before:.1%} before, {after:.1%} after")
     assert before <= 0.1
-    # It takes most of the way to a rule that compares; all of it takes longer than a test may.
-    assert after >= guessing(other.lesson) + 0.1
+    assert after >= 0.9
     assert frozen_weights_are_the_same(trained, adapted)
 
 
