@@ -68,7 +68,7 @@ def demo(folder: Path, pictures: int, seed: int, steps: int, overwrite: bool) ->
     Draws shapes with true questions and answers and some broken records, converts them, verifies
     the dataset, shows two samples, and streams an epoch through megatron-energon. Then trains a
     small model on simpler pictures, exports it to Hugging Face and asks it about held-out ones:
-    after a minute it knows where things are; --steps 2000 take some more and teach it the rest.
+    a minute teaches it most colors and numbers, --steps 2000 in some more the rest.
     """
     from rich.console import Console
 
