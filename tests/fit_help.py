@@ -81,7 +81,7 @@ def start_ranks_elsewhere(jobs: list[Job], ranks: int = 1) -> list[subprocess.Po
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "WORLD_SIZE": str(ranks),
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }
     started = []
     for rank in range(ranks):
