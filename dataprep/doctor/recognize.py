@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,10 @@ def _json(path: Path) -> Recognized:
                 return _recognized(form, "object" if is_whole else "objects")
             layout = "array" if source.format == "llava-json" else "lines"
             records = []
-            try:
+            # What breaks the file is told elsewhere; the records before it have a form.
+            with suppress(RecordError):
                 for span in islice(source.spans(), _RECORDS):
                     records.append(_load(source.data[span.offset : span.offset + span.length]))
-            except RecordError:
-                pass  # What breaks the file is told elsewhere; the records before it have a form.
     except RecordError as error:
         return _file("text", "text", str(error), "")
     forms = [form_of(record) for record in records if record is not _BROKEN]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,9 +152,8 @@ def _bounds(true: Sequence[int], padded: Sequence[int]) -> Iterator[tuple[int, i
 
 def _image_names(key: str, images: int, looked: Looked | None) -> tuple[str, ...]:
     if looked is not None and images:
-        try:
+        # One of another dataset of a blend, say, is not found: its images have numbers alone.
+        with suppress(NevaPrepError):
             found = looked.sample(looked.find(key=key)).images
             return tuple(image.name for image in found[:images])
-        except NevaPrepError:
-            pass  # Of another dataset of a blend, say: its images have numbers alone.
     return tuple(f"image {number}" for number in range(images))

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigError
@@ -55,9 +55,8 @@ def serve(
         # The socket listens already: the page comes as soon as the server runs.
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
     try:
-        server.run(sockets=[bound])
-    except KeyboardInterrupt:
-        pass  # The usual end.
+        with suppress(KeyboardInterrupt):  # The usual end.
+            server.run(sockets=[bound])
     finally:
         bound.close()
         site.close()

@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import llava15_7b as llava15_7b
-    from . import llava15_13b as llava15_13b
-    from . import neva_llama3_8b as neva_llama3_8b
     from . import tiny as tiny
+    from .large import llava15_7b as llava15_7b
+    from .large import llava15_13b as llava15_13b
+    from .large import neva_llama3_8b as neva_llama3_8b
 
 __all__ = ["llava15_7b", "llava15_13b", "neva_llama3_8b", "tiny"]
 
@@ -17,4 +17,6 @@ __all__ = ["llava15_7b", "llava15_13b", "neva_llama3_8b", "tiny"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f".{name}", __name__)
+    if name == "tiny":
+        return importlib.import_module(".tiny", __name__)
+    return getattr(importlib.import_module(".large", __name__), name)
