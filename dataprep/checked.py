@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import RecordError
 from .check import check_placeholders, check_turns
-from .readers.llava import read_llava
+from .readers.form import ReadRecord
 from .readers.record import Record
 
 # A batch at a time keeps this stage's code in the processor's cache: a tenth of a shard's time.
@@ -22,42 +22,59 @@ class Checked(NamedTuple):
     offset: int
     """Byte of the source where it begins."""
     raw: bytes
+    """The record as it stands there."""
+    content: bytes
+    """The same in LLaVA's form."""
     record: Record | None
     """None where it could not be read."""
     insert: bool
     """Whether placeholders are to be inserted."""
     answered: int
     """Placeholders in answers, which are plain text."""
+    repairs: tuple[str, ...]
+    """What was changed to bring it into LLaVA's form."""
     error: RecordError | None
     """Why it is rejected."""
 
 
 def check_records(
-    data: mmap.mmap, rows: list[tuple[int, int, int, int]], *, may_insert: bool
+    data: mmap.mmap,
+    read: ReadRecord,
+    rows: list[tuple[int, int, int, int]],
+    *,
+    may_insert: bool,
 ) -> Iterator[Checked]:
     """Read and check the records of a shard's plan, in its order.
 
     Args:
         data: the source.
+        read: reads one of its records.
         rows: of the plan: ordinal, offset, length, blocks.
         may_insert: whether an image record without any placeholder may be repaired.
     """
     for at in range(0, len(rows), _BATCH):
-        yield from _batch(data, rows[at : at + _BATCH], may_insert)
+        yield from _batch(data, read, rows[at : at + _BATCH], may_insert)
 
 
 def _batch(
-    data: mmap.mmap, rows: Iterable[tuple[int, int, int, int]], may_insert: bool
+    data: mmap.mmap,
+    read: ReadRecord,
+    rows: Iterable[tuple[int, int, int, int]],
+    may_insert: bool,
 ) -> list[Checked]:
     batch = []
     for ordinal, offset, length, _ in rows:
-        raw = data[offset : offset + length]
+        content = raw = data[offset : offset + length]
         record = None
         try:
-            record = read_llava(raw)
+            content, record, repairs = read(raw)
             found = check_turns(record.turns)
             insert = check_placeholders(record, found, insert=may_insert)
-            batch.append(Checked(ordinal, offset, raw, record, insert, found.answered, None))
+            batch.append(
+                Checked(
+                    ordinal, offset, raw, content, record, insert, found.answered, repairs, None
+                )
+            )
         except RecordError as error:
-            batch.append(Checked(ordinal, offset, raw, record, False, 0, error))
+            batch.append(Checked(ordinal, offset, raw, content, record, False, 0, (), error))
     return batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,20 +16,22 @@ from ..errors import ConfigError, RecordError
 from ..loaders.format import FORMAT_VERSION, Manifest, SourceEntry, read_manifest
 from .commit import commit, shard_entries, write_quarantine
 from .engine import Job, Tally, run_shards
-from .folder import ImageFolder
 from .journal import Journal
 from .options import ConvertOptions
 from .plan import Plan, make_plan
 from .quarantine import Rejected, numbered
+from .readers.open import open_any
 from .report import ConvertReport, add_rejections, add_results
-from .source import Source, open_source
+from .source import Source
+from .stores.open import open_images
+from .stores.store import ImageStore
 from .watch import Watch
 from .workplace import workplace
 
 
 def convert(
     source: str | os.PathLike[str],
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None,
     out: str | os.PathLike[str],
     options: ConvertOptions | None = None,
     watch: Watch | None = None,
@@ -37,7 +40,7 @@ def convert(
 
     Args:
         source: the file.
-        images: folder that the records' image paths are relative to.
+        images: what the records' image paths are relative to; None for where the source has them.
         out: folder to write; new or empty, unless options say `resume` or `overwrite`.
         options: see ConvertOptions.
         watch: told of the progress.
@@ -52,29 +55,21 @@ def convert(
     """
     options, watch, out = options or ConvertOptions(), watch or Watch(), Path(out)
     times: dict[str, float] = {}
-    opened = open_source(Path(source))
-    folder = ImageFolder(os.fspath(images))
-    with workplace(out, options) as journal:
+    with workplace(out, options) as journal, _work_folder(journal) as work:
+        opened, lying = open_any(Path(source), work)
+        store = open_images(lying if images is None else os.fspath(images), work)
         if journal is None:
-            _refuse_another(out, _source_entry(opened, folder), options)
+            _refuse_another(out, _source_entry(opened, store), options)
             return stored_report(out)
         if journal.is_retry():
             raise ConfigError(
                 f"{out}: holds an unfinished --retry; go on with --retry and --resume"
             )
         with _timed(times, "plan"):
-            entry = _source_entry(opened, folder)
-            plan = _plan(opened, entry, folder, options, journal, watch)
+            entry = _source_entry(opened, store)
+            plan = _plan(opened, entry, store, options, journal, watch)
         with _timed(times, "write"):
-            job = Job(
-                source=opened.path,
-                source_name=opened.name,
-                images=folder.root,
-                options=options,
-                out=out,
-                journal=journal.folder,
-            )
-            write_shards(job, plan, journal, watch)
+            write_shards(job_of(opened, store, options, out, journal), plan, journal, watch)
         with _timed(times, "finish"):
             watch.begin("finish", None)
             report = plan_report(opened, plan)
@@ -82,6 +77,21 @@ def convert(
             finish(out, manifest, options.dry_run, report, journal, lambda r: numbered(r, opened))
     report.out, report.dry_run, report.seconds = os.fspath(out), options.dry_run, times
     return report
+
+
+def job_of(
+    source: Source, images: ImageStore, options: ConvertOptions, out: Path, journal: Journal
+) -> Job:
+    """What a process needs to write shards of a source."""
+    return Job(
+        source=source.path,
+        source_name=source.name,
+        form=source.form,
+        images=images.root,
+        options=options,
+        out=out,
+        journal=journal.folder,
+    )
 
 
 def stored_report(out: Path) -> ConvertReport:
@@ -159,7 +169,7 @@ def plan_report(source: Source, plan: Plan) -> ConvertReport:
 def _plan(
     source: Source,
     entry: SourceEntry,
-    folder: ImageFolder,
+    images: ImageStore,
     options: ConvertOptions,
     journal: Journal,
     watch: Watch,
@@ -170,7 +180,7 @@ def _plan(
         watch.begin("plan", None)
         plan = make_plan(
             source,
-            folder,
+            images,
             options,
             journal.rows,
             progress=lambda records: watch.update(records, 0, 0),
@@ -205,13 +215,14 @@ def _manifest(entry: SourceEntry, options: ConvertOptions) -> Manifest:
     )
 
 
-def _source_entry(source: Source, folder: ImageFolder) -> SourceEntry:
+def _source_entry(source: Source, images: ImageStore) -> SourceEntry:
     return SourceEntry(
         name=source.name,
         format=source.format,
+        form=source.form,
         bytes=len(source.data),
         xxh3_128=source.fingerprint(),
-        images=folder.root,
+        images=images.root,
     )
 
 
@@ -230,6 +241,16 @@ def _check_errors(journal: Journal, options: ConvertOptions, records: int, rejec
         f"{said}: {reasons}; for example {first}. Correct the source, or go on with --resume and a "
         "larger --max-errors"
     )
+
+
+@contextmanager
+def _work_folder(journal: Journal | None) -> Iterator[Path]:
+    """Where to put what is made of a source: a dataset that is finished has no journal."""
+    if journal is not None:
+        yield journal.work
+        return
+    with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
+        yield Path(folder)
 
 
 @contextmanager

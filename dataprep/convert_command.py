@@ -153,8 +153,9 @@ def _convert(
         raise click.UsageError("give the SOURCE to convert, or --retry OUT/quarantine.jsonl")
     if given["out"] is None and not options.dry_run:
         raise click.UsageError("give --out, the folder for the dataset, or --dry-run")
-    images = given["images"] or given["source"].parent
-    return convert(given["source"], images, given["out"] or Path("dry-run"), options, watch)
+    return convert(
+        given["source"], given["images"], given["out"] or Path("dry-run"), options, watch
+    )
 
 
 def _print_report(report: ConvertReport, given: dict[str, Any]) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShardError
-from .folder import ImageFolder
-from .journal import ROWS_FILE, save_result
+from .journal import ROWS_FILE, WORK_FOLDER, save_result
 from .options import ConvertOptions
 from .plan import ShardPlan
 from .processes import begin_worker, interrupts_held, start_context
 from .shard import ShardMaker
 from .source import open_source
+from .stores.open import open_images
 
 _TICK_SECONDS = 0.1
 
@@ -32,11 +32,18 @@ class Job:
     source: Path
     source_name: str
     """File name that messages and quarantine rows give."""
+    form: str
+    """Of the source's records."""
     images: str
     options: ConvertOptions
     out: Path
     journal: Path
     """Where the plan is, and where results go."""
+
+    @property
+    def work(self) -> Path:
+        """What was made of the source."""
+        return self.journal / WORK_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +133,9 @@ class _Worker:
     def __init__(self, job: Job) -> None:
         self.journal = job.journal
         self.maker = ShardMaker(
-            open_source(job.source),
+            open_source(job.source, job.form),
             job.source_name,
-            ImageFolder(job.images),
+            open_images(job.images, job.work),
             job.options,
             job.out,
             job.journal / ROWS_FILE,

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from ..errors import ConfigError, ImageError
 from .files import DiskError
+from .stores.store import Room
 
 MAX_FILE_BYTES = 512 << 20
 # A FIFO named like an image would block for ever without O_NONBLOCK.
@@ -62,6 +63,29 @@ class ImageFolder:
             os.close(fd)
             _reject("image_too_large", f"image {path!r} has {status.st_size:,} bytes")
         return fd, status.st_size
+
+    def read_into(self, path: str, room: Room) -> memoryview:
+        """Read an image to where it is wanted; see stores.store.ImageStore.
+
+        Raises:
+            ImageError: with the reason; the message has the path.
+            DiskError: the machine cannot read it.
+        """
+        fd, size = self.open(path)
+        try:
+            # One byte more than expected: a file that grows meanwhile is noticed.
+            target, at = room(size + 1), 0
+            while got := os.readv(fd, [target[at:]]):
+                at += got
+                if at >= size:
+                    break
+        except OSError as error:
+            raise machine_trouble(path, error) from error
+        finally:
+            os.close(fd)
+        if at != size:
+            _reject("truncated_image", f"image {path!r} had {size:,} bytes and then {at:,}")
+        return target[:size]
 
     def size(self, path: str) -> int:
         """Bytes of an image, or 0 where there is none; for planning only."""

@@ -29,6 +29,7 @@ RETRY_MARKER = "retry"
 OVERWRITE_MARKER = "overwrite"
 """A file in a journal while what was there before is being removed."""
 ROWS_FILE = "plan.rows"
+WORK_FOLDER = "work"
 _LOCK = "lock"
 _LOCK_SECONDS = 5.0
 
@@ -103,6 +104,14 @@ class Journal:
     def rows(self) -> Path:
         """File of the plan's rows."""
         return self.folder / ROWS_FILE
+
+    @property
+    def work(self) -> Path:
+        """Folder of what was made of a source, and can be made again."""
+        folder = self.folder / WORK_FOLDER
+        with told(folder):
+            folder.mkdir(exist_ok=True)
+        return folder
 
     def save_plan(self, plan: Plan, inputs: dict[str, Any]) -> None:
         """Store a plan whose rows are written."""
@@ -211,7 +220,8 @@ class Journal:
         """Forget everything, and keep the lock; what the journal is for is forgotten last."""
         last = (RETRY_MARKER, OVERWRITE_MARKER)
         with told(self.folder):
-            names = {path.name for path in self.folder.iterdir()} - {_LOCK}
+            names = {path.name for path in self.folder.iterdir()} - {_LOCK, WORK_FOLDER}
+            shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)
             for name in [*names.difference(last), *(name for name in last if name in names)]:
                 (self.folder / name).unlink()
 
@@ -222,4 +232,6 @@ def is_begun(folder: Path) -> bool:
     One that was killed at its very start leaves a folder with a lock, and has touched nothing.
     """
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return any(name != _LOCK and not name.endswith(TEMPORARY_SUFFIX) for name in names)
+    return any(
+        name not in (_LOCK, WORK_FOLDER) and not name.endswith(TEMPORARY_SUFFIX) for name in names
+    )

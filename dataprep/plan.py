@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -19,9 +20,10 @@ import xxhash
 
 from ..errors import RecordError, ShardError
 from .files import told, write_file
-from .folder import ImageFolder
 from .options import ConvertOptions
+from .readers.form import LLAVA, ReadRecord
 from .source import Source
+from .stores.store import ImageStore
 
 ROW = np.dtype([("ordinal", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("blocks", "<u4")])
 BLOCK_BYTES = 512
@@ -74,7 +76,7 @@ class _Columns:
 
 def make_plan(
     source: Source,
-    folder: ImageFolder,
+    images: ImageStore,
     options: ConvertOptions,
     rows_path: Path,
     *,
@@ -86,7 +88,7 @@ def make_plan(
 
     Args:
         source: the source.
-        folder: where its images lie.
+        images: where its images lie.
         options: sizes, splits and order.
         rows_path: file for the plan's rows; see `read_rows`.
         ordinals: uint64[records], each record's index in the original source; None for 0, 1, 2, ….
@@ -97,7 +99,7 @@ def make_plan(
         RecordError: the source as a whole is broken or holds no record.
         ShardError: the disk refuses.
     """
-    columns = _scan(source, folder, options, progress)
+    columns = _scan(source, images, options, progress)
     count = len(columns.offset)
     if not count:
         raise RecordError(f"{source.path}: the list is empty; there is nothing to convert")
@@ -156,20 +158,21 @@ def read_rows(path: Path, shard: ShardPlan) -> np.ndarray:
 
 def _scan(
     source: Source,
-    folder: ImageFolder,
+    images: ImageStore,
     options: ConvertOptions,
     progress: Callable[[int], None],
 ) -> _Columns:
     """One pass over the source: where each record is, how big it gets, and its split."""
     columns = _Columns(array("Q"), array("I"), array("I"), array("B"), array("Q"), array("Q"))
     bounds = _split_bounds(options.split.values())
-    hashed, size_of = xxhash.xxh3_64_intdigest, folder.size
+    hashed, size_of = xxhash.xxh3_64_intdigest, images.size
     data = memoryview(source.data)
+    read_head = _read_head if source.form == LLAVA else partial(_read_whole, source.reader())
     for ordinal, (offset, length) in enumerate(islice(source.spans(), options.limit)):
         if ordinal % _PROGRESS_EVERY == 0:
             progress(ordinal)
         raw = data[offset : offset + length]
-        head = _read_head(raw)
+        head = read_head(raw)
         if head.id is None:
             # The text decides the split; the ordinal keeps it from looking like a duplicate.
             share, id_hash = hashed(raw), hashed(b"\0%d" % ordinal)
@@ -193,6 +196,15 @@ def _read_head(raw: memoryview) -> _Head:
     except (ValueError, RecursionError):
         # Such a record is judged, and most likely rejected, when its shard is written.
         return _Head()
+
+
+def _read_whole(read: ReadRecord, raw: memoryview) -> _Head:
+    """The same of a record in another form than LLaVA's."""
+    try:
+        record = read(bytes(raw)).record
+    except RecordError:
+        return _Head()
+    return _Head(id=record.id, image=list(record.images))
 
 
 def _paths(head: _Head) -> list[str]:

@@ -23,7 +23,6 @@ from ..loaders.format import (
 from .convert import finish, stored_report, write_shards
 from .engine import Job
 from .files import TEMPORARY_SUFFIX, write_file
-from .folder import ImageFolder
 from .index import indices_in, read_index
 from .journal import RETRY_MARKER, Journal, is_begun, save_rejected, save_result
 from .options import ConvertOptions
@@ -31,6 +30,8 @@ from .plan import Plan, make_plan
 from .quarantine import Rejected, read_quarantine, record_bytes
 from .report import ConvertReport
 from .source import open_source
+from .stores.open import open_images
+from .stores.store import ImageStore
 from .watch import Watch
 
 _SOURCE = "retry.jsonl"
@@ -73,12 +74,13 @@ def retry(
             journal.remove()
             return stored_report(out)
         base, rows = _stage(journal, out, path, manifest)
-        folder = ImageFolder(os.fspath(images or base.source.images))
-        plan = _plan(journal, base, rows, folder, options, watch)
+        store = open_images(os.fspath(images or base.source.images), journal.work)
+        plan = _plan(journal, base, rows, store, options, watch)
         job = Job(
             source=journal.folder / _SOURCE,
             source_name=base.source.name,
-            images=folder.root,
+            form=base.source.form,
+            images=store.root,
             options=options,
             out=out,
             journal=journal.folder,
@@ -194,12 +196,12 @@ def _plan(
     journal: Journal,
     base: Manifest,
     rows: list[Rejected],
-    folder: ImageFolder,
+    images: ImageStore,
     options: ConvertOptions,
     watch: Watch,
 ) -> Plan:
-    source = open_source(journal.folder / _SOURCE)
-    inputs = {"retry": source.fingerprint(), "images": folder.root, **options.deciding()}
+    source = open_source(journal.folder / _SOURCE, base.source.form)
+    inputs = {"retry": source.fingerprint(), "images": images.root, **options.deciding()}
     plan = journal.load_plan(inputs)
     if plan is None:
         watch.begin("plan", None)
@@ -209,7 +211,7 @@ def _plan(
             first[shard.split] = max(first.get(shard.split, 0), number + 1)
         plan = make_plan(
             source,
-            folder,
+            images,
             options,
             journal.rows,
             ordinals=np.array([row.index for row in rows], dtype=np.uint64),

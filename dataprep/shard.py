@@ -5,8 +5,8 @@ A shard is a task of its own: it needs the source, the images and the plan, and 
 
 from __future__ import annotations
 
-import os
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from ..errors import ImageError, RecordError
 from ..loaders.format import ImageEntry, sample_key
 from .checked import Checked, check_records
 from .files import write_file
-from .folder import ImageFolder, machine_trouble
 from .image import SAME_EXTENSION, Header, decode_fully, read_header
 from .member_json import member_json
 from .options import ConvertOptions
@@ -25,6 +24,7 @@ from .plan import ShardPlan, read_rows
 from .quarantine import Rejected, reject
 from .readers.record import Record
 from .source import Source
+from .stores.store import ImageStore
 from .tar import BLOCK_BYTES
 from .tar_writer import Part, TarWriter
 
@@ -66,14 +66,15 @@ class ShardMaker:
         self,
         source: Source,
         source_name: str,
-        folder: ImageFolder,
+        images: ImageStore,
         options: ConvertOptions,
         out: Path,
         rows: Path,
     ) -> None:
         self.source = source
         self.source_name = source_name
-        self.folder = folder
+        self.images = images
+        self.read = source.reader()
         self.options = options
         self.out = out
         self.rows = rows
@@ -114,7 +115,9 @@ class ShardMaker:
         keys: list[str] = []
         rejected: list[Rejected] = []
         turns = images = inserted = added_ids = renamed = in_answers = 0
-        for done, found in enumerate(check_records(self.source.data, rows, may_insert=may_insert)):
+        repairs: Counter[str] = Counter()
+        checked = check_records(self.source.data, self.read, rows, may_insert=may_insert)
+        for done, found in enumerate(checked):
             if done % _PROGRESS_EVERY == 0:
                 progress(tar.offset, done, len(rejected))
             key = sample_key(found.ordinal)
@@ -135,6 +138,8 @@ class ShardMaker:
             added_ids += record.id is None
             renamed += sum(map(_is_renamed, entries))
             in_answers += found.answered > 0
+            if found.repairs:
+                repairs.update(found.repairs)
         progress(tar.offset, len(rows), len(rejected))
         result = ShardResult(
             name=plan.name,
@@ -150,7 +155,10 @@ class ShardMaker:
             starts=[*tar.starts, tar.offset],
             parts=tar.parts,
             repairs=_counted(
-                placeholder_inserted=inserted, id_added=added_ids, extension_corrected=renamed
+                placeholder_inserted=inserted,
+                id_added=added_ids,
+                extension_corrected=renamed,
+                **repairs,
             ),
             warnings=_counted(placeholder_in_answer=in_answers),
             rejected=len(rejected),
@@ -167,26 +175,15 @@ class ShardMaker:
         entries = [
             self._add_image(tar, key, number, path) for number, path in enumerate(record.images)
         ]
-        content = member_json(found.raw, record, key, entries, insert=found.insert)
+        content = member_json(found.content, record, key, entries, insert=found.insert)
         tar.add_bytes("json", key, content)
         return record, entries
 
     def _add_image(self, tar: TarWriter, key: str, number: int, path: str) -> ImageEntry:
-        fd, size = self.folder.open(path)
-        try:
-            content = tar.read_content(fd, size)
-        except OSError as error:
-            raise machine_trouble(path, error) from error
-        finally:
-            os.close(fd)
-        if len(content) != size:
-            raise ImageError(
-                f"image {path!r} had {size:,} bytes and then {len(content):,}",
-                reason="truncated_image",
-            )
+        content = self.images.read_into(path, tar.room)
         header = self._look(content, path)
         name = f"{number:03d}.{header.extension}"
-        tar.add_content(name, key, size)
+        tar.add_content(name, key, len(content))
         return ImageEntry(name=name, source=path, width=header.width, height=header.height)
 
     def _look(self, content: memoryview, path: str) -> Header:

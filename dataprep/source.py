@@ -17,6 +17,7 @@ import msgspec
 import xxhash
 
 from ..errors import RecordError
+from .readers.form import LLAVA, ReadRecord, reader_of
 
 WINDOW_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
@@ -42,17 +43,25 @@ class Source:
     """An open source file."""
 
     path: Path
-    format: str
-    """`llava-json` or `llava-jsonl`."""
+    name: str
+    """File name of what the user gave, for messages."""
+    form: str
+    """Of its records: `llava`, or another of readers.form.FORMS."""
+    is_array: bool
+    """Whether it is one JSON array, not JSON lines."""
     data: mmap.mmap
     start: int
     """Offset of the first byte of content, after a byte order mark and white space."""
     has_byte_order_mark: bool
 
     @property
-    def name(self) -> str:
-        """File name, for messages."""
-        return self.path.name
+    def format(self) -> str:
+        """For reports: `llava-json`, `sharegpt-jsonl`, ..."""
+        return f"{self.form}-{'json' if self.is_array else 'jsonl'}"
+
+    def reader(self) -> ReadRecord:
+        """What reads one of its records."""
+        return reader_of(self.form)
 
     def spans(self) -> Iterator[Span]:
         """Each record's place, in order, in bounded memory.
@@ -61,7 +70,7 @@ class Source:
             RecordError: the file as a whole is broken; the message names the byte. (A broken
                 line of JSONL is a record like any other, and is judged later.)
         """
-        if self.format == "llava-json":
+        if self.is_array:
             return _array_spans(self)
         if _is_one_record(self):
             return iter([Span(self.start, len(self.data[self.start :].rstrip()))])
@@ -76,8 +85,13 @@ class Source:
         return digest.hexdigest()
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, form: str = LLAVA, name: str = "") -> Source:
     """Map a source file and tell an array from lines.
+
+    Args:
+        path: the file.
+        form: of its records.
+        name: of what the user gave, where the file was made of that.
 
     Raises:
         RecordError: it is missing, empty, not UTF-8, or neither a JSON array nor JSON lines.
@@ -105,7 +119,9 @@ def open_source(path: Path) -> Source:
         )
     return Source(
         path=path,
-        format="llava-json" if first == b"[" else "llava-jsonl",
+        name=name or path.name,
+        form=form,
+        is_array=first == b"[",
         data=data,
         start=start,
         has_byte_order_mark=has_mark,
@@ -120,7 +136,8 @@ def _is_one_record(source: Source) -> bool:
         )
     except (ValueError, RecursionError):
         return False
-    if "conversations" not in whole and source.path.suffix != ".jsonl":
+    is_record = source.form != LLAVA or "conversations" in whole
+    if not is_record and source.path.suffix != ".jsonl":
         raise RecordError(
             f"{source.path}: byte {source.start}: the top level is an object with the keys "
             f"{', '.join(list(whole)[:8])}, not a list; give the list of records itself, or one "

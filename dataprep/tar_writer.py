@@ -60,29 +60,15 @@ class TarWriter:
         """Where the next member's header goes, in the tar."""
         return self._base + self._end
 
-    def read_content(self, fd: int, size: int) -> memoryview:
-        """Read an open file to where the next member's content goes.
-
-        Args:
-            fd: the file.
-            size: bytes it is said to have.
-
-        Returns:
-            The content, as long as it really is; valid until the next call.
-        """
+    def room(self, size: int) -> memoryview:
+        """Where the next member's content goes: so many bytes; what was given before is void."""
         if self._end + size + _SPARE > len(self._buffer):
             self._reserve(size)
-        start = at = self._end + BLOCK_BYTES
-        # One byte more than expected: a file that grows meanwhile is noticed by the caller.
-        end = start + size + 1
-        while got := os.readv(fd, [self._view[at:end]]):
-            at += got
-            if at >= end - 1:
-                break
-        return self._view[start:at]
+        start = self._end + BLOCK_BYTES
+        return self._view[start : start + size]
 
     def add_content(self, name: str, key: str, size: int) -> None:
-        """Make what was read last a member of the open sample."""
+        """Make what was put into the room a member of the open sample."""
         write_header(self._buffer, self._end, f"{key}.{name}", size)
         content = self._end + BLOCK_BYTES
         stop = content + size

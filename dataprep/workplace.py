@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigError, NevaPrepError
@@ -32,6 +32,7 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
             yield Journal(Path(folder))
         return
     _refuse_foreign(out, options)
+    is_new = not out.exists()
     _make_folder(out)
     shutil.rmtree(out / f"{JOURNAL_DIR}{TEMPORARY_SUFFIX}", ignore_errors=True)
     if options.resume and is_finished(out):
@@ -47,6 +48,9 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
         # A source that cannot be planned leaves nothing that --resume could go on with.
         if not is_begun(journal.folder):
             journal.remove()
+            if is_new:
+                with suppress(OSError):
+                    out.rmdir()
         raise
     finally:
         journal.close()

@@ -64,11 +64,13 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """File name of the source, without its folder."""
     format: str
-    """`llava-json` or `llava-jsonl`."""
+    """`llava-json`, `llava-jsonl`, `sharegpt-jsonl`, `parquet`, ..."""
     bytes: int
     xxh3_128: str
     images: str
-    """Image folder, absolute; `--retry` looks there again."""
+    """Image folder or another place of images; `--retry` looks there again."""
+    form: str = "llava"
+    """Of its records, as the quarantine holds them."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

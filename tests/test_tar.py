@@ -44,11 +44,9 @@ def write(path: Path, plan: Samples) -> tuple[TarWriter, int, str]:
             if kind == "bytes":
                 writer.add_bytes(name, key, data)
             else:
-                with tempfile.TemporaryFile() as file:
-                    file.write(data)
-                    file.seek(0)
-                    assert writer.read_content(file.fileno(), len(data)) == data
-                    writer.add_content(name, key, len(data))
+                # One byte to spare, as a reader that looks for the end asks for.
+                writer.room(len(data) + 1)[: len(data)] = data
+                writer.add_content(name, key, len(data))
         if kept:
             writer.keep_sample()
         else:
@@ -108,17 +106,6 @@ def test_a_tar_is_what_tarfile_writes(plan: Samples) -> None:
         path = Path(folder) / "train-000000.tar"
         write(path, plan)
         assert path.read_bytes() == theirs.getvalue()
-
-
-@pytest.mark.parametrize(("said", "content"), [(3000, b"x" * 10), (10, b"x" * 3000), (0, b"x")])
-def test_a_file_of_another_size_than_said_is_noticed(
-    tmp_path: Path, said: int, content: bytes
-) -> None:
-    (tmp_path / "image").write_bytes(content)
-    writer = TarWriter(tmp_path / "train-000000.tar")
-    with (tmp_path / "image").open("rb") as file:
-        assert len(writer.read_content(file.fileno(), said)) != said
-    writer.abandon()
 
 
 def test_a_tar_that_is_given_up_leaves_nothing(tmp_path: Path) -> None:

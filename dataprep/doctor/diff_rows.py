@@ -18,10 +18,10 @@ from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
 from ..folder import ImageFolder
 from ..image import read_header
-from ..look.record import read_image
 from ..look.source import Records
 from ..options import PIXEL_LIMIT
 from ..readers.record import Turn, load_json
+from ..stores.store import read_image
 from ..tar_reader import BrokenTarError, Member, TarReader
 
 CONVERSATIONS = ("conversations", "messages", "conversation")

@@ -22,7 +22,7 @@ def document_form(source: Source) -> tuple[Form | None, bool]:
     Returns:
         The form, None of an array and of records line by line; and whether one object is all.
     """
-    if source.format != "llava-jsonl":
+    if source.is_array:
         return None, False
     whole = _whole(source)
     if whole is not None:

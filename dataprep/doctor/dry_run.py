@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..convert import plan_report, write_shards
-from ..engine import Job
-from ..folder import ImageFolder
+from ..convert import job_of, plan_report, write_shards
 from ..journal import Journal
 from ..options import ConvertOptions
 from ..plan import make_plan
 from ..quarantine import Rejected, numbered
 from ..report import ConvertReport, add_results
 from ..source import Source
+from ..stores.store import ImageStore
 from ..watch import Watch
 from ..workplace import workplace
 
@@ -36,7 +35,7 @@ class DryRun:
 
 @contextmanager
 def dry_run(
-    source: Source, folder: ImageFolder, options: ConvertOptions, watch: Watch
+    source: Source, folder: ImageStore, options: ConvertOptions, watch: Watch
 ) -> Iterator[DryRun]:
     """Check a source as convert does, by the same processes and functions.
 
@@ -59,14 +58,7 @@ def dry_run(
             journal.rows,
             progress=lambda records: watch.update(records, 0, 0),
         )
-        job = Job(
-            source=source.path,
-            source_name=source.name,
-            images=folder.root,
-            options=options,
-            out=Path("dry-run"),
-            journal=journal.folder,
-        )
+        job = job_of(source, folder, options, Path("dry-run"), journal)
         write_shards(job, plan, journal, watch)
         report = plan_report(source, plan)
         add_results(report, journal.summaries())

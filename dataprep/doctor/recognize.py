@@ -103,7 +103,7 @@ def _json(path: Path) -> Recognized:
             form, is_whole = document_form(source)
             if form is not None:
                 return _recognized(form, "object" if is_whole else "objects")
-            layout = "array" if source.format == "llava-json" else "lines"
+            layout = "array" if source.is_array else "lines"
             records = []
             # What breaks the file is told elsewhere; the records before it have a form.
             with suppress(RecordError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from typing import Any
 
@@ -11,12 +10,12 @@ import msgspec
 
 from ...errors import ImageError, NevaPrepError
 from ..check import check_placeholders, check_turns
-from ..folder import ImageFolder, machine_trouble
 from ..image import decode_fully, read_header
 from ..options import PIXEL_LIMIT
 from ..readers.llava import read_llava
 from ..readers.record import Record, load_json
 from ..reasons import REJECTIONS
+from ..stores.store import ImageStore, read_image
 from .json_text import Path, lay_out
 from .view import Finding, Place, RecordView
 
@@ -72,7 +71,7 @@ def view_record(
 
 def check_record(
     raw: bytes,
-    images: ImageFolder | None,
+    images: ImageStore | None,
     *,
     pixel_limit: int = PIXEL_LIMIT,
     decode: bool = False,
@@ -110,23 +109,8 @@ def way_out(error: NevaPrepError) -> str:
     return REJECTIONS.get(error.reason, "")
 
 
-def read_image(folder: ImageFolder, path: str) -> bytes:
-    """The file of an image that a record names.
-
-    Raises:
-        ImageError: it is not there, lies outside the folder, or is no file.
-        DiskError: the machine cannot read it.
-    """
-    fd, size = folder.open(path)
-    with os.fdopen(fd, "rb") as file:
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise machine_trouble(path, error) from error
-
-
-def _read_checked(folder: ImageFolder, path: str, pixel_limit: int, decode: bool) -> bytes:
-    data = read_image(folder, path)
+def _read_checked(images: ImageStore, path: str, pixel_limit: int, decode: bool) -> bytes:
+    data = read_image(images, path)
     try:
         read_header(data, pixel_limit=pixel_limit)
         if decode:

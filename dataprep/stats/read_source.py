@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from functools import lru_cache
 
 from ...errors import ImageError, NevaPrepError, RecordError
 from ..check import check_placeholders, check_turns
-from ..folder import ImageFolder, machine_trouble
 from ..image import read_header
 from ..options import PIXEL_LIMIT
 from ..readers.llava import read_llava
 from ..source import Source
+from ..stores.store import ImageStore, read_image
 from .item import Item, LeftOut, Picture
 
 TASK_RECORDS = 4096
@@ -61,7 +60,7 @@ def source_tasks(source: Source) -> Iterator[SourceTask]:
 class SourceReader:
     """Reads records of a source, and their images where a folder of them is given."""
 
-    def __init__(self, source: Source, images: ImageFolder | None) -> None:
+    def __init__(self, source: Source, images: ImageStore | None) -> None:
         self._source = source
         self._folder = images
         self._look = lru_cache(maxsize=_HEADERS_KEPT)(self._look_at)
@@ -95,25 +94,11 @@ class SourceReader:
         """What an image is; an error is given back, so that it too is kept."""
         assert self._folder is not None
         try:
-            fd, size = self._folder.open(path)
-            try:
-                content = _read_all(fd, size)
-            except OSError as error:
-                raise machine_trouble(path, error) from error
-            finally:
-                os.close(fd)
+            content = read_image(self._folder, path)
             try:
                 header = read_header(content, pixel_limit=PIXEL_LIMIT)
             except ImageError as error:
                 return ImageError(f"image {path!r} {error}", reason=error.reason)
         except ImageError as error:
             return error
-        return Picture(path, header.extension, header.width, header.height, size)
-
-
-def _read_all(fd: int, size: int) -> bytes:
-    parts = []
-    while size > 0 and (part := os.read(fd, size)):
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+        return Picture(path, header.extension, header.width, header.height, len(content))

@@ -1,0 +1,32 @@
+"""Open whatever the user names as SOURCE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ..source import Source, open_source
+
+
+class Opened(NamedTuple):
+    """A source, ready to be read record by record."""
+
+    source: Source
+    images: str
+    """Where its images lie unless the user says otherwise, as `open_images` takes it."""
+
+
+def open_any(path: Path, work: Path) -> Opened:
+    """Open a source of any format.
+
+    JSON is read where it lies, record by record. What is no list of JSON records (a table, a folder
+    of tars) is first written to `work` as JSON lines in LLaVA's form, texts only, one a record.
+
+    Args:
+        path: what the user gave.
+        work: folder for what must be made of it.
+
+    Raises:
+        RecordError: it is broken as a whole, or of no known format.
+    """
+    return Opened(open_source(path), str(path.parent))

@@ -1,0 +1,1 @@
+"""Where images lie: a folder, and one small file for each other place."""
