@@ -15,7 +15,8 @@ import msgspec
 from ..errors import ConfigError, RecordError
 from ..loaders.format import FORMAT_VERSION, Manifest, SourceEntry, read_manifest
 from .commit import commit, shard_entries, write_quarantine
-from .engine import Job, Tally, run_shards
+from .engine import run_shards
+from .engines.job import Job, Tally
 from .journal import Journal
 from .options import ConvertOptions
 from .plan import Plan, make_plan
@@ -117,7 +118,7 @@ def write_shards(job: Job, plan: Plan, journal: Journal, watch: Watch) -> None:
         if tally.shard_ended:
             _check_errors(journal, job.options, plan.records, tally.rejected)
 
-    run_shards(job, pending, job.options.workers, tick)
+    run_shards(job, pending, tick)
     _check_errors(journal, job.options, plan.records, sum(r.rejected for r in journal.summaries()))
 
 

@@ -21,7 +21,7 @@ from ..loaders.format import (
     read_manifest,
 )
 from .convert import finish, stored_report, write_shards
-from .engine import Job
+from .engines.job import Job
 from .files import TEMPORARY_SUFFIX, write_file
 from .index import indices_in, read_index
 from .journal import RETRY_MARKER, Journal, is_begun, save_rejected, save_result

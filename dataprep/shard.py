@@ -20,7 +20,7 @@ from .files import write_file
 from .image import SAME_EXTENSION, Header, decode_fully, read_header
 from .member_json import member_json
 from .options import ConvertOptions
-from .plan import ShardPlan, read_rows
+from .plan import ShardPlan
 from .quarantine import Rejected, reject
 from .readers.record import Record
 from .source import Source
@@ -69,7 +69,6 @@ class ShardMaker:
         images: ImageStore,
         options: ConvertOptions,
         out: Path,
-        rows: Path,
     ) -> None:
         self.source = source
         self.source_name = source_name
@@ -77,19 +76,18 @@ class ShardMaker:
         self.read = source.reader()
         self.options = options
         self.out = out
-        self.rows = rows
 
     def make(
-        self, plan: ShardPlan, progress: Callable[[int, int, int], None]
+        self, plan: ShardPlan, rows: np.ndarray, progress: Callable[[int, int, int], None]
     ) -> tuple[ShardResult, list[Rejected]]:
         """Write one shard and its index, durably; in a dry run only check.
 
         Args:
-            plan: which records.
+            plan: what the shard is.
+            rows: its part of the plan, `ROW[records]`.
             progress: called after each record with bytes, records and rejections so far; what it
                 raises ends the work, and leaves nothing of the shard.
         """
-        rows = read_rows(self.rows, plan)
         expected = int(rows["blocks"].sum(dtype=np.uint64))
         path = None if self.options.dry_run else self.out / plan.name
         tar = TarWriter(path, expected * BLOCK_BYTES)
