@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,9 @@ def build_training(
     compute, optimizer = compute or ComputeConfig(), optimizer or OptimizerSettings()
     check_model(neva, parallel)
     check_optimizer(optimizer)
+    if optimizer.overlap_param_gather:
+        # Weights come when megatron-core's layers are called; the fused decoder calls none.
+        compute = replace(compute, fused=False)
     chunks = build_chunks(neva, parallel, compute)
     if load is not None:
         load(chunks)

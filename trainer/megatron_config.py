@@ -150,9 +150,9 @@ _DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 
 
 def _numbers(compute: ComputeConfig) -> dict[str, Any]:
-    dtype = torch.bfloat16 if compute.precision == "bf16" else torch.float32
+    dtype = compute.dtype
     return {
-        "bf16": compute.precision == "bf16",
+        "bf16": dtype is torch.bfloat16,
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "autocast_dtype": dtype,

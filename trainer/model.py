@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
 from .compat import prepare_megatron
 from .config import NevaConfig
+from .fused.decoder import fits, run_decoder
 from .language_config import LanguageConfig
 from .megatron_config import language_transformer
 from .parallel_config import ComputeConfig, ParallelConfig
@@ -57,7 +59,13 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         parallel, compute = parallel or ParallelConfig(), compute or ComputeConfig()
         config = language_transformer(neva.language_transformer_config, parallel, compute)
         super().__init__(config=config)
-        self.neva = neva
+        self.neva, self.compute = neva, compute
+        self.can_fuse = fits(config, parallel)
+        if compute.fused and not self.can_fuse:
+            raise ConfigError(
+                "fused=True: needs RMSNorm, a SwiGLU and one rank per tensor (tensor, pipeline and "
+                "context parallel sizes of 1); leave it None"
+            )
         self.model_type = ModelType.encoder_or_decoder
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
         self.vision_model = self.vision_projection = None
@@ -97,6 +105,11 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
             not the last.
         """
         embeddings = self.embed(input_ids, image_index, media) if self.pre_process else None
+        if labels is not None and self._is_fused(labels):
+            assert embeddings is not None
+            return run_decoder(
+                self.language_model, embeddings, labels, packed_seq_params, self.compute
+            )
         output: Tensor = self.language_model(
             input_ids=None,
             position_ids=None,
@@ -112,9 +125,7 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         words = input_ids.clamp_min(0)
         x: Tensor = self.language_model.embedding(input_ids=words, position_ids=None)
         if image_index is not None and media is not None and len(media):
-            image_index = image_index.t()
-            at = image_index >= 0
-            x = x.masked_scatter(at.unsqueeze(-1), self.embed_images(media)[image_index[at]])
+            x = _put_in(x, self.embed_images(media), image_index.t().reshape(-1))
         else:
             x = _ZeroGradients.apply(x, *self._image_weights())  # type: ignore[no-untyped-call]
         if self.config.sequence_parallel:
@@ -124,12 +135,19 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
     def embed_images(self, media: Tensor) -> Tensor:
         """Embeddings of tiles: [tiles · embeddings, hidden_size]."""
         assert self.vision_model is not None and self.vision_projection is not None
-        features = self.vision_model(media.to(self.config.params_dtype))
+        trained = any(weight.requires_grad for weight in self.vision_model.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            features = self.vision_model(media.to(self.config.params_dtype))
         has_class_token = features.shape[1] > self._num_patches()
         if has_class_token and not self.neva.keeps_class_token:
             features = features[:, 1:]
         embeddings: Tensor = self.vision_projection(features)
         return embeddings
+
+    def _is_fused(self, like: Tensor) -> bool:
+        if self.compute.fused is None:
+            return self.can_fuse and like.is_cuda and self.compute.precision != "fp32"
+        return self.compute.fused
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Take the activations of the stage before this one."""
@@ -149,6 +167,23 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         shape = self.neva.vision_shape
         assert shape is not None
         return shape.num_patches
+
+
+def _put_in(words: Tensor, images: Tensor, image_index: Tensor) -> Tensor:
+    """The words' embeddings with the images' in their places; no step of it waits for a GPU.
+
+    Args:
+        words: [seq, batch, width]
+        images: [embeddings, width]; some may stand on other context-parallel ranks.
+        image_index: int64[seq · batch]; which of them stands there, or -1.
+    """
+    flat, count = words.flatten(0, 1), len(images)
+    slots = image_index.where(image_index >= 0, count)
+    places = torch.full((count + 1,), len(flat), device=flat.device)
+    places.scatter_(0, slots, torch.arange(len(flat), device=flat.device))
+    # What stands nowhere goes to a row behind the last, which is cut off again.
+    room = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
+    return room.index_copy(0, places[:-1], images)[:-1].view_as(words)
 
 
 class _ZeroGradients(torch.autograd.Function):

@@ -78,7 +78,7 @@ def build_optimizer(
     """megatron-core's optimizer of the weights that are trained."""
     from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 
-    bf16 = compute.precision == "bf16"
+    bf16 = compute.dtype is torch.bfloat16
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -89,7 +89,7 @@ def build_optimizer(
             adam_eps=settings.eps,
             clip_grad=settings.clip_grad,
             bf16=bf16,
-            params_dtype=torch.bfloat16 if bf16 else torch.float32,
+            params_dtype=compute.dtype,
             use_distributed_optimizer=settings.use_distributed_optimizer,
             overlap_param_gather=settings.overlap_param_gather,
         ),

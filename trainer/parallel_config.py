@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelConfig:
@@ -21,8 +23,17 @@ class ParallelConfig:
 class ComputeConfig:
     """Precision and memory of a training step."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp8"] = "fp32"
+    """`fp8` is bf16 but for the products with frozen weights of the decoder (fused/fp8.py)."""
     recompute: Literal["full", "selective"] | None = None
     """Compute activations again in the backward pass: those of all layers, or attention's."""
     initialize: bool = True
     """Draw random weights; False where they are read from a file right after."""
+    fused: bool | None = None
+    """Run the decoder by fused/decoder.py, which needs each of its tensors whole on a rank and a
+    Llama-like layer; None for wherever that is so on a GPU."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations."""
+        return torch.float32 if self.precision == "fp32" else torch.bfloat16

@@ -211,8 +211,12 @@ def _forward(training: Training, batches: Iterator[MicroBatch], model: Any) -> t
 def _normalized(training: Training, media: Tensor) -> Tensor:
     if media.dtype != torch.uint8 or not len(media):
         return media
-    dtype = torch.bfloat16 if training.compute.precision == "bf16" else torch.float32
-    return normalize(media, mean=training.image_mean, std=training.image_std, dtype=dtype)
+    return normalize(
+        media,
+        mean=training.image_mean,
+        std=training.image_std,
+        dtype=training.compute.dtype,
+    )
 
 
 def _loss(batch: ExpandedBatch, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:

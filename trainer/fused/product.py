@@ -1,0 +1,105 @@
+"""A matrix product with a frozen weight and an adapter, in as few passes over memory as it takes.
+
+y  = x Wᵀ + scale · (x Aᵀ) Bᵀ          the second added in place
+dx = dy W + scale · (dy B) A            likewise; W itself gets no gradient
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Frozen(Protocol):
+    """A weight [out, in] that is only multiplied with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X Wᵀ: [tokens, in] to [tokens, out]."""
+        ...
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """Dy W: [tokens, out] to [tokens, in]."""
+        ...
+
+
+class Plain:
+    """The weight as it is stored."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Hold it; it may change in place between steps."""
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give x Wᵀ."""
+        return F.linear(x, self.weight)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        """Give dy W."""
+        return dy @ self.weight
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """x Wᵀ: nothing is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Frozen) -> Tensor:
+        ctx.weight = weight
+        return weight.forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        return ctx.weight.backward(dy), None
+
+
+class _AdaptedProduct(torch.autograd.Function):
+    """The same with an adapter, which is what is trained."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Frozen, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        ctx.weight, ctx.scale = weight, scale
+        hidden = F.linear(x, a)
+        ctx.save_for_backward(x, hidden, a, b)
+        return weight.forward(x).addmm_(hidden, b.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, hidden, a, b = ctx.saved_tensors
+        dy = dy.contiguous()
+        narrow = (dy @ b).mul_(ctx.scale)
+        db = (dy.t() @ hidden).mul_(ctx.scale)
+        da = narrow.t() @ x
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = ctx.weight.backward(dy).addmm_(narrow, a)
+        return dx, None, da, db, None
+
+
+def product(layer: Any, x: Tensor, weight: Frozen | None = None) -> Tensor:
+    """What one of megatron-core's parallel layers gives on one rank, adapter included.
+
+    Args:
+        layer: ColumnParallelLinear or RowParallelLinear, perhaps with an adapter (lora_layer.py).
+        x: [tokens, in]
+        weight: of the layer where it is frozen, in another form than it is stored.
+
+    Returns:
+        [tokens, out]
+    """
+    adapted = getattr(layer, "lora_a", None) is not None and layer.lora_unmerged is None
+    y: Tensor
+    if layer.weight.requires_grad or (adapted and layer.lora_dropout and layer.training):
+        y, bias = layer(x)
+        return y if bias is None else y + bias
+    frozen = weight or Plain(layer.weight)
+    if adapted:
+        y = _adapted(x, frozen, layer.lora_a, layer.lora_b, layer.lora_scale)
+    else:
+        y = _frozen(x, frozen)
+    return y if layer.bias is None else y + layer.bias
+
+
+_adapted: Any = _AdaptedProduct.apply
+_frozen: Any = _FrozenProduct.apply
