@@ -61,6 +61,17 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     "--pixel-limit", default=89_478_485, show_default=True, help="Most pixels of an image."
 )
 @click.option(
+    "--resize", type=int, metavar="N", help="Shrink images to N pixels on their shorter edge."
+)
+@click.option(
+    "--max-pixels", type=int, metavar="N", help="Shrink images to N pixels (width x height)."
+)
+@click.option(
+    "--reencode",
+    metavar="webp:Q|jpeg:Q",
+    help="Encode each image anew, with quality Q, if it gets smaller by it.",
+)
+@click.option(
     "--on-error",
     type=click.Choice(["quarantine", "fail"]),
     default="quarantine",
@@ -71,6 +82,18 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 @click.option("--limit", type=int, help="Only the first so many records.")
 @click.option(
     "--workers", type=int, default=os.cpu_count() or 1, help="Processes.  [default: all cores]"
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who writes the shards: this machine, or a Ray cluster.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Of the Ray cluster, e.g. auto or host:6379.  [default: RAY_ADDRESS, or this machine]",
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
 @click.option("--overwrite", is_flag=True, help="Replace the dataset in --out.")
@@ -89,6 +112,9 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
 
     Every record ends up in the dataset or in OUT/quarantine.jsonl with its reason. The output is a
     WebDataset and a megatron-energon dataset; its bytes depend on source, options and seed alone.
+
+    Images are stored byte for byte. Only --resize, --max-pixels and --reencode change them: those
+    that get smaller lose detail for good, and become upright RGB; all others keep their bytes.
     """
     from .options import ConvertOptions, parse_max_errors, parse_size, parse_split
     from .progress import ProgressBar, stderr_console
@@ -125,9 +151,14 @@ _OPTIONS = (
     "check",
     "pixel_limit",
     "limit",
+    "resize",
+    "max_pixels",
+    "reencode",
     "on_error",
     "max_errors",
     "workers",
+    "engine",
+    "ray_address",
     "resume",
     "overwrite",
     "dry_run",

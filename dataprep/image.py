@@ -223,13 +223,10 @@ def _webp_ends(data: Bytes) -> bool:
 
 @contextmanager
 def _opened(data: Bytes, pixel_limit: int | None) -> Iterator[Image.Image]:
-    """An image opened by Pillow, which refuses more pixels than the limit.
-
-    For the while, nothing that C libraries print (libtiff) reaches the user's terminal.
-    """
+    """An image opened by Pillow, which refuses more pixels than the limit."""
     from PIL import Image
 
-    with _process_lock, warnings.catch_warnings(), _no_stderr():
+    with _process_lock, warnings.catch_warnings(), no_stderr():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before = Image.MAX_IMAGE_PIXELS
@@ -248,7 +245,8 @@ def _limit_pixels(limit: int | None) -> None:
 
 
 @contextmanager
-def _no_stderr() -> Iterator[None]:
+def no_stderr() -> Iterator[None]:
+    """For the while, nothing that C libraries print (libtiff) reaches the user's terminal."""
     try:
         kept = os.dup(2)
     except OSError:  # The user closed it.

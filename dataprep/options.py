@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..errors import ConfigError
 
@@ -14,6 +14,7 @@ PIXEL_LIMIT = 89_478_485
 MAX_SHARE = 1e6
 MAX_SHARD_BYTES = 8 << 40
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+_ENCODING = re.compile(r"(webp|jpeg):([0-9]{1,3})")
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
 
 
@@ -38,10 +39,21 @@ class ConvertOptions:
     limit: int | None = None
     """Only the first so many records of the source."""
 
+    resize: int | None = None
+    """Shorter edge, in pixels, to which larger images are shrunk."""
+    max_pixels: int | None = None
+    """Width x height to which larger images are shrunk."""
+    reencode: str | None = None
+    """`webp:Q` or `jpeg:Q`: the encoding of every image that gets smaller by it."""
+
     on_error: Literal["quarantine", "fail"] = "quarantine"
     max_errors: int | float | None = None
     """Stop beyond this many rejected records (int) or this share of all (float, 0 to 1)."""
     workers: int = 1
+    engine: Literal["local", "ray"] = "local"
+    """Who writes the shards: processes of this machine, or tasks on a Ray cluster."""
+    ray_address: str | None = None
+    """Of the cluster; None for the one that RAY_ADDRESS names, or else this machine alone."""
     resume: bool = False
     overwrite: bool = False
     dry_run: bool = False
@@ -56,8 +68,11 @@ class ConvertOptions:
         for name in ("shard_count", "workers", "pixel_limit"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more")
-        if self.limit is not None and self.limit < 1:
-            raise ConfigError("--limit must be 1 or more")
+        for name in ("limit", "resize", "max_pixels"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more")
+        if self.reencode is not None:
+            parse_encoding(self.reencode)
         for name, share in self.split.items():
             if not _SPLIT_NAME.fullmatch(name) or not 0 < share <= MAX_SHARE:
                 raise ConfigError(
@@ -66,6 +81,8 @@ class ConvertOptions:
                 )
         if not self.split:
             raise ConfigError("--split names no split; for example train=0.98,val=0.02")
+        if self.ray_address is not None and self.engine != "ray":
+            raise ConfigError("--ray-address is for --engine ray; give both or none")
         if self.resume and self.overwrite:
             raise ConfigError(
                 "--resume keeps what is there, --overwrite removes it; give one of them"
@@ -82,7 +99,35 @@ class ConvertOptions:
             "check": self.check,
             "pixel_limit": self.pixel_limit,
             "limit": self.limit,
+            "resize": self.resize,
+            "max_pixels": self.max_pixels,
+            "reencode": self.reencode,
         }
+
+
+class Encoding(NamedTuple):
+    """How changed images are stored."""
+
+    extension: str
+    """Of the member: `jpg`, `webp` or `png`."""
+    quality: int = 95
+    """1 to 100; PNG, which loses nothing, has none."""
+
+
+def parse_encoding(text: str) -> Encoding:
+    """The encoding that `webp:90` or `jpeg:95` names.
+
+    Raises:
+        ConfigError: it names none.
+
+    Example:
+        >>> parse_encoding("jpeg:95")
+        Encoding(extension='jpg', quality=95)
+    """
+    match = _ENCODING.fullmatch(text)
+    if not match or not 1 <= int(match[2]) <= 100:
+        raise ConfigError(f"--reencode {text!r}: give webp:Q or jpeg:Q with a quality of 1 to 100")
+    return Encoding("jpg" if match[1] == "jpeg" else match[1], int(match[2]))
 
 
 def parse_size(text: str) -> int:

@@ -29,6 +29,10 @@ class ConvertReport(msgspec.Struct, kw_only=True):
     """Records that are in quarantine.jsonl."""
     images: int = 0
     image_bytes: int = 0
+    changed_images: int = 0
+    """That were made smaller; all others have the bytes of their files."""
+    saved_bytes: int = 0
+    """By that."""
     turns: int = 0
     shards: int = 0
     bytes: int = 0
@@ -78,6 +82,8 @@ def add_results(report: ConvertReport, results: Iterable[ShardSummary]) -> None:
         report.samples += result.samples
         report.images += result.images
         report.image_bytes += result.image_bytes
+        report.changed_images += result.changed_images
+        report.saved_bytes += result.saved_bytes
         report.turns += result.turns
         report.bytes += result.bytes
         report.shards += result.samples > 0

@@ -227,6 +227,8 @@ def _report_so_far(base: Manifest) -> ConvertReport:
     return ConvertReport(
         records=stored.records,
         turns=stored.turns,
+        changed_images=stored.changed_images,
+        saved_bytes=stored.saved_bytes,
         repairs=stored.repairs,
         warnings=stored.warnings,
         warning_examples=stored.warning_examples,

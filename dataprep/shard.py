@@ -9,6 +9,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from .options import ConvertOptions
 from .plan import ShardPlan
 from .quarantine import Rejected, reject
 from .readers.record import Record
+from .reencode import shrink, shrinking_of
 from .source import Source
 from .stores.store import ImageStore
 from .tar import BLOCK_BYTES
@@ -48,6 +50,10 @@ class ShardSummary(msgspec.Struct, kw_only=True):
     warnings: dict[str, int] = {}
     rejected: int = 0
     """Records; their rows are in the journal's file `<name>.rejected.jsonl`."""
+    changed_images: int = 0
+    """That were made smaller."""
+    saved_bytes: int = 0
+    """By that."""
 
 
 class ShardResult(ShardSummary, kw_only=True):
@@ -57,6 +63,16 @@ class ShardResult(ShardSummary, kw_only=True):
     starts: list[int]
     """Offset of each sample, and the end of the last."""
     parts: list[Part]
+
+
+class _Added(NamedTuple):
+    """An image of a sample."""
+
+    entry: ImageEntry
+    is_renamed: bool
+    """Whether its file's name claimed another format than its bytes have."""
+    saved: int | None = None
+    """Bytes, where it was made smaller."""
 
 
 class ShardMaker:
@@ -75,6 +91,7 @@ class ShardMaker:
         self.images = images
         self.read = source.reader()
         self.options = options
+        self.shrinking = shrinking_of(options)
         self.out = out
 
     def make(
@@ -112,7 +129,7 @@ class ShardMaker:
         may_insert = self.options.placeholder == "insert"
         keys: list[str] = []
         rejected: list[Rejected] = []
-        turns = images = inserted = added_ids = renamed = in_answers = 0
+        turns = images = inserted = added_ids = renamed = in_answers = changed = saved = 0
         repairs: Counter[str] = Counter()
         checked = check_records(self.source.data, self.read, rows, may_insert=may_insert)
         for done, found in enumerate(checked):
@@ -120,7 +137,7 @@ class ShardMaker:
                 progress(tar.offset, done, len(rejected))
             key = sample_key(found.ordinal)
             try:
-                record, entries = self._add_sample(tar, key, found)
+                record, added = self._add_sample(tar, key, found)
             except (RecordError, ImageError) as error:
                 tar.drop_sample()
                 place = found.ordinal, found.offset, found.raw, found.record
@@ -131,13 +148,16 @@ class ShardMaker:
             tar.keep_sample()
             keys.append(key)
             turns += len(record.turns)
-            images += len(entries)
+            images += len(added)
             inserted += found.insert
             added_ids += record.id is None
-            renamed += sum(map(_is_renamed, entries))
+            renamed += sum(image.is_renamed for image in added)
             in_answers += found.answered > 0
             if found.repairs:
                 repairs.update(found.repairs)
+            if self.shrinking is not None:
+                gains = [image.saved for image in added if image.saved is not None]
+                changed, saved = changed + len(gains), saved + sum(gains)
         progress(tar.offset, len(rows), len(rejected))
         result = ShardResult(
             name=plan.name,
@@ -160,51 +180,73 @@ class ShardMaker:
             ),
             warnings=_counted(placeholder_in_answer=in_answers),
             rejected=len(rejected),
+            changed_images=changed,
+            saved_bytes=saved,
         )
         return result, rejected
 
-    def _add_sample(
-        self, tar: TarWriter, key: str, found: Checked
-    ) -> tuple[Record, list[ImageEntry]]:
+    def _add_sample(self, tar: TarWriter, key: str, found: Checked) -> tuple[Record, list[_Added]]:
         if found.error is not None:
             raise found.error
         record = found.record
         assert record is not None
-        entries = [
+        added = [
             self._add_image(tar, key, number, path) for number, path in enumerate(record.images)
         ]
+        entries = [image.entry for image in added]
         content = member_json(found.content, record, key, entries, insert=found.insert)
         tar.add_bytes("json", key, content)
-        return record, entries
+        return record, added
 
-    def _add_image(self, tar: TarWriter, key: str, number: int, path: str) -> ImageEntry:
+    def _add_image(self, tar: TarWriter, key: str, number: int, path: str) -> _Added:
         content = self.images.read_into(path, tar.room)
-        header = self._look(content, path)
+        header = look_at(content, path, self.options)
+        is_renamed, size, saved = _is_renamed(path, header.extension), len(content), None
+        if self.shrinking is not None:
+            try:
+                smaller = shrink(content, header, self.shrinking)
+            except ImageError as error:
+                raise _named(path, error) from error
+            if smaller is not None:
+                header, size = smaller.header, len(smaller.content)
+                saved = len(content) - size
+                tar.room(size)[:] = smaller.content
         name = f"{number:03d}.{header.extension}"
-        tar.add_content(name, key, len(content))
-        return ImageEntry(name=name, source=path, width=header.width, height=header.height)
+        tar.add_content(name, key, size)
+        entry = ImageEntry(name=name, source=path, width=header.width, height=header.height)
+        return _Added(entry, is_renamed, saved)
 
-    def _look(self, content: memoryview, path: str) -> Header:
-        try:
-            header = read_header(content, pixel_limit=self.options.pixel_limit)
-            if self.options.check == "decode":
-                decode_fully(content)
-        except ImageError as error:
-            if self.options.check == "none" and error.reason != "empty_image":
-                given = path.rpartition(".")[2].lower()
-                return Header(given if given.isalnum() and given.isascii() else "bin", 0, 0)
-            raise ImageError(f"image {path!r} {error}", reason=error.reason) from error
-        return header
+
+def look_at(content: memoryview, path: str, options: ConvertOptions) -> Header:
+    """Look at an image as closely as the options say.
+
+    Raises:
+        ImageError: with a reason of reasons.REJECTIONS; the message has the path.
+    """
+    try:
+        header = read_header(content, pixel_limit=options.pixel_limit)
+        if options.check == "decode":
+            decode_fully(content)
+    except ImageError as error:
+        if options.check == "none" and error.reason != "empty_image":
+            given = path.rpartition(".")[2].lower()
+            return Header(given if given.isalnum() and given.isascii() else "bin", 0, 0)
+        raise _named(path, error) from error
+    return header
+
+
+def _named(path: str, error: ImageError) -> ImageError:
+    """The same with the image's path before what is wrong with it."""
+    return ImageError(f"image {path!r} {error}", reason=error.reason)
 
 
 def _counted(**counts: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _is_renamed(entry: ImageEntry) -> bool:
+def _is_renamed(path: str, extension: str) -> bool:
     """Whether a file's name claimed another format than its bytes have."""
-    extension = entry.name[4:]
-    if entry.source.endswith(extension):
+    if path.endswith(extension):
         return False
-    given = entry.source.rpartition(".")[2].lower()
+    given = path.rpartition(".")[2].lower()
     return SAME_EXTENSION.get(given, given) != extension

@@ -52,6 +52,9 @@ def _totals(report: ConvertReport) -> Table:
     table.add_row("samples", f"{report.samples:,}" + (f"  ({splits})" if splits else ""))
     table.add_row("rejected", Text(f"{report.rejected:,}{share}", "yellow" if share else ""))
     table.add_row("images", f"{report.images:,}  ({_bytes(report.image_bytes)})")
+    if report.changed_images:
+        saved = _bytes(report.saved_bytes) if report.saved_bytes >= 0 else "nothing"
+        table.add_row("", f"{report.changed_images:,} made smaller, which saved {saved}")
     table.add_row("turns", f"{report.turns:,}")
     table.add_row("shards", f"{report.shards:,}  ({_bytes(report.bytes)})")
     if report.seconds:
