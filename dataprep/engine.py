@@ -20,6 +20,12 @@ def run_shards(job: Job, shards: Sequence[ShardPlan], tick: Callable[[Tally], No
     Raises:
         NevaPrepError: from a shard, or ShardError where a worker process died.
     """
+    if job.options.engine == "ray":
+        # Ray takes half a second to import.
+        from .engines.on_ray import run_on_ray
+
+        run_on_ray(job, shards, tick)
+        return
     workers = min(job.options.workers, len(shards))
     if workers <= 1:
         run_here(job, shards, tick)

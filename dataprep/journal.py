@@ -58,9 +58,23 @@ def save_result(folder: Path, result: ShardResult, rejected: list[Rejected]) -> 
     Raises:
         ShardError: the disk refuses.
     """
-    save_rejected(folder, result.name, rejected)
+    save_encoded(folder, result.name, *encode_result(result, rejected))
+
+
+def encode_result(result: ShardResult, rejected: list[Rejected]) -> tuple[bytes, bytes]:
+    """The two files of a finished shard: its result, and the records that it rejected."""
+    return msgspec.json.encode(result), _lines(rejected)
+
+
+def save_encoded(folder: Path, name: str, result: bytes, rejected: bytes) -> None:
+    """Put the files of a finished shard into a journal's folder; see `encode_result`.
+
+    Raises:
+        ShardError: the disk refuses.
+    """
+    write_file(folder / f"{name}.rejected.jsonl", rejected)
     # Last: it is what makes the shard count as done.
-    write_file(folder / f"{result.name}.json", msgspec.json.encode(result))
+    write_file(folder / f"{name}.json", result)
 
 
 def save_rejected(folder: Path, name: str, rejected: list[Rejected]) -> None:
@@ -69,8 +83,11 @@ def save_rejected(folder: Path, name: str, rejected: list[Rejected]) -> None:
     Raises:
         ShardError: the disk refuses.
     """
-    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rejected)
-    write_file(folder / f"{name}.rejected.jsonl", lines)
+    write_file(folder / f"{name}.rejected.jsonl", _lines(rejected))
+
+
+def _lines(rejected: list[Rejected]) -> bytes:
+    return b"".join(msgspec.json.encode(row) + b"\n" for row in rejected)
 
 
 class Journal:
