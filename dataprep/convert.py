@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import msgspec
 
 from ..errors import ConfigError, RecordError
 from ..loaders.format import FORMAT_VERSION, Manifest, SourceEntry, read_manifest
+from .choose import choose, chooses
 from .commit import commit, shard_entries, write_quarantine
 from .engine import run_shards
 from .engines.job import Job, Tally
 from .journal import Journal
 from .options import ConvertOptions
-from .plan import Plan, make_plan
+from .plan import Chosen, Plan, make_plan
 from .quarantine import Rejected, numbered
 from .readers.open import open_any
 from .report import ConvertReport, add_rejections, add_results
@@ -68,9 +70,10 @@ def convert(
             )
         with _timed(times, "plan"):
             entry = _source_entry(opened, store)
-            plan = _plan(opened, entry, store, options, journal, watch)
+            job = job_of(opened, store, options, out, journal)
+            plan = _plan(opened, entry, store, job, journal, watch)
         with _timed(times, "write"):
-            write_shards(job_of(opened, store, options, out, journal), plan, journal, watch)
+            write_shards(job, plan, journal, watch)
         with _timed(times, "finish"):
             watch.begin("finish", None)
             report = plan_report(opened, plan)
@@ -111,7 +114,7 @@ def write_shards(job: Job, plan: Plan, journal: Journal, watch: Watch) -> None:
     """
     pending = [shard for shard in plan.shards if not journal.is_done(shard)]
     done = sum(shard.stop - shard.start for shard in plan.shards if shard not in pending)
-    watch.begin("write", plan.records)
+    watch.begin("write", sum(shard.stop - shard.start for shard in plan.shards))
 
     def tick(tally: Tally) -> None:
         watch.update(done + tally.records, tally.bytes, tally.rejected)
@@ -152,16 +155,24 @@ def finish(
 
 
 def plan_report(source: Source, plan: Plan) -> ConvertReport:
-    """A report that holds what is known before any shard: records, and warnings of the source."""
+    """A report that holds what is known before any shard: what the source has, what is left out."""
+    chosen = plan.chosen
     warnings = {
         "byte_order_mark": int(source.has_byte_order_mark),
         "duplicate_id": plan.duplicate_ids,
         "empty_split": len(plan.empty_splits),
         "repeated_image": plan.repeated_images,
+        **chosen.warnings,
     }
-    examples = {"duplicate_id": plan.duplicate_examples, "empty_split": plan.empty_splits}
+    examples = {
+        "duplicate_id": plan.duplicate_examples,
+        "empty_split": plan.empty_splits,
+        **chosen.warning_examples,
+    }
     return ConvertReport(
         records=plan.records,
+        filtered=sum(chosen.filtered.values()),
+        filters=chosen.filtered,
         warnings={name: count for name, count in warnings.items() if count},
         warning_examples={name: lines for name, lines in examples.items() if lines},
     )
@@ -171,21 +182,25 @@ def _plan(
     source: Source,
     entry: SourceEntry,
     images: ImageStore,
-    options: ConvertOptions,
+    job: Job,
     journal: Journal,
     watch: Watch,
 ) -> Plan:
+    options = job.options
     inputs: dict[str, Any] = {"source": msgspec.to_builtins(entry), **options.deciding()}
     plan = journal.load_plan(inputs)
     if plan is None:
+        keep, chosen = choose(source, job, watch) if chooses(options) else (None, Chosen())
         watch.begin("plan", None)
         plan = make_plan(
             source,
             images,
             options,
             journal.rows,
+            keep=keep,
             progress=lambda records: watch.update(records, 0, 0),
         )
+        plan = replace(plan, chosen=chosen)
         journal.save_plan(plan, inputs)
     return plan
 

@@ -20,6 +20,7 @@ Examples:
   neva-prep convert chat.jsonl --images img/ --out shards/ --split train=0.98,val=0.02 --shuffle 1
   neva-prep convert chat.jsonl --images img/ --dry-run
   neva-prep convert chat.jsonl --images img/ --out shards/ --resume
+  neva-prep convert chat.jsonl --images img/ --out shards/ --resize 336 --filter 'turns <= 10'
   neva-prep convert --retry shards/quarantine.jsonl
 \b
 Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
@@ -59,6 +60,12 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 )
 @click.option(
     "--pixel-limit", default=89_478_485, show_default=True, help="Most pixels of an image."
+)
+@click.option(
+    "--filter",
+    multiple=True,
+    metavar="EXPRESSION",
+    help="Only records that pass, e.g. 'width >= 224 and turns <= 10'; see docs/choosing.md.",
 )
 @click.option(
     "--resize", type=int, metavar="N", help="Shrink images to N pixels on their shorter edge."
@@ -151,6 +158,7 @@ _OPTIONS = (
     "check",
     "pixel_limit",
     "limit",
+    "filter",
     "resize",
     "max_pixels",
     "reencode",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -46,6 +46,9 @@ class ConvertOptions:
     reencode: str | None = None
     """`webp:Q` or `jpeg:Q`: the encoding of every image that gets smaller by it."""
 
+    filter: Sequence[str] = ()
+    """Expressions that a record must pass, each of them; see expression.py."""
+
     on_error: Literal["quarantine", "fail"] = "quarantine"
     max_errors: int | float | None = None
     """Stop beyond this many rejected records (int) or this share of all (float, 0 to 1)."""
@@ -71,6 +74,10 @@ class ConvertOptions:
         for name in ("limit", "resize", "max_pixels"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more")
+        if self.filter:
+            from .filter import Filters
+
+            Filters(self.filter)
         if self.reencode is not None:
             parse_encoding(self.reencode)
         for name, share in self.split.items():
@@ -102,6 +109,7 @@ class ConvertOptions:
             "resize": self.resize,
             "max_pixels": self.max_pixels,
             "reencode": self.reencode,
+            "filter": list(self.filter),
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -40,12 +40,22 @@ class ShardPlan(msgspec.Struct, frozen=True):
     stop: int
 
 
+class Chosen(msgspec.Struct, frozen=True, kw_only=True):
+    """What was left out of a source on purpose, in figures."""
+
+    filtered: dict[str, int] = {}
+    """Records, by the expression or the option that they did not pass."""
+    warnings: dict[str, int] = {}
+    warning_examples: dict[str, list[str]] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All shards to write, and what was seen of the source as a whole."""
 
     shards: list[ShardPlan]
     records: int
+    """Of the source, those that were left out too."""
     images: int
     bytes: int
     """Of the shards, estimated: what will be rejected counts."""
@@ -53,6 +63,7 @@ class Plan:
     duplicate_examples: list[str]
     repeated_images: int
     empty_splits: list[str]
+    chosen: Chosen = field(default_factory=Chosen)
 
 
 class _Head(msgspec.Struct):
@@ -81,6 +92,7 @@ def make_plan(
     rows_path: Path,
     *,
     ordinals: np.ndarray | None = None,
+    keep: np.ndarray | None = None,
     first_number: dict[str, int] | None = None,
     progress: Callable[[int], None] = lambda records: None,
 ) -> Plan:
@@ -92,6 +104,7 @@ def make_plan(
         options: sizes, splits and order.
         rows_path: file for the plan's rows; see `read_rows`.
         ordinals: uint64[records], each record's index in the original source; None for 0, 1, 2, ….
+        keep: bool[records], which to plan; None for all.
         first_number: split -> number of its first shard, where earlier shards exist.
         progress: called now and then with the number of records seen.
 
@@ -99,14 +112,16 @@ def make_plan(
         RecordError: the source as a whole is broken or holds no record.
         ShardError: the disk refuses.
     """
-    columns = _scan(source, images, options, progress)
-    count = len(columns.offset)
+    columns = _scan(source, images, options, keep, progress)
+    count = len(columns.offset) if keep is None else len(keep)
     if not count:
         raise RecordError(f"{source.path}: the list is empty; there is nothing to convert")
     split = np.asarray(columns.split)
     blocks = np.asarray(columns.blocks)
     if ordinals is None:
         ordinals = np.arange(count, dtype=np.uint64)
+    if keep is not None:
+        ordinals = ordinals[keep]
     order = _order(ordinals, options.shuffle)
     shards, at, empty, rows = [], 0, [], []
     for number, name in enumerate(options.split):
@@ -160,6 +175,7 @@ def _scan(
     source: Source,
     images: ImageStore,
     options: ConvertOptions,
+    keep: np.ndarray | None,
     progress: Callable[[int], None],
 ) -> _Columns:
     """One pass over the source: where each record is, how big it gets, and its split."""
@@ -171,6 +187,8 @@ def _scan(
     for ordinal, (offset, length) in enumerate(islice(source.spans(), options.limit)):
         if ordinal % _PROGRESS_EVERY == 0:
             progress(ordinal)
+        if keep is not None and not keep[ordinal]:
+            continue
         raw = data[offset : offset + length]
         head = read_head(raw)
         if head.id is None:

@@ -24,7 +24,13 @@ from rich.text import Text
 from .watch import Watch
 
 _REFRESH_SECONDS = 0.1
-_STAGES = {"plan": "Planning", "write": "Writing", "check": "Checking", "finish": "Finishing"}
+_STAGES = {
+    "choose": "Choosing",
+    "plan": "Planning",
+    "write": "Writing",
+    "check": "Checking",
+    "finish": "Finishing",
+}
 
 
 def stderr_console() -> Console:

@@ -58,4 +58,5 @@ WARNINGS: dict[str, str] = {
     "placeholder_in_answer": "gpt turns with a literal '<image>': plain text, no image goes there",
     "byte_order_mark": "the source begins with a byte order mark, which was skipped",
     "empty_split": "splits that got no record",
+    "filter_unknown": "records left out because a --filter asks for what they do not have",
 }

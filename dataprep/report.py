@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 
 class ConvertReport(msgspec.Struct, kw_only=True):
-    """The result of a conversion. `records == samples + rejected` always holds."""
+    """The result of a conversion. `records == samples + rejected + filtered` always holds."""
 
     out: str = ""
     dry_run: bool = False
@@ -27,6 +27,8 @@ class ConvertReport(msgspec.Struct, kw_only=True):
     """Records that are in the dataset."""
     rejected: int = 0
     """Records that are in quarantine.jsonl."""
+    filtered: int = 0
+    """Records that the options leave out; nothing is wrong with them."""
     images: int = 0
     image_bytes: int = 0
     changed_images: int = 0
@@ -41,6 +43,8 @@ class ConvertReport(msgspec.Struct, kw_only=True):
     """Samples in each."""
     rejections: dict[str, int] = {}
     """Reason -> records."""
+    filters: dict[str, int] = {}
+    """Expression or option -> records that did not pass it; each counts once, for the first."""
     examples: dict[str, list[str]] = {}
     """Reason -> messages of its first records."""
     repairs: dict[str, int] = {}
@@ -60,14 +64,19 @@ class ConvertReport(msgspec.Struct, kw_only=True):
 
     def _repr_html_(self) -> str:
         """For notebooks: the totals, and each reason with its first example."""
-        names = ("records", "samples", "rejected", "images", "turns", "shards")
+        names = ("records", "samples", "rejected", "filtered", "images", "turns", "shards")
         totals = {name: f"{getattr(self, name):,}" for name in names}
         shown = facts(self.out or "report", {**totals, **self.splits})
         rejected = {
             f"{reason}: {count:,}": "; ".join(self.examples.get(reason, [])[:1])
             for reason, count in self.rejections.items()
         }
-        tables = (("rejected", rejected), ("repaired", self.repairs), ("noticed", self.warnings))
+        tables = (
+            ("rejected", rejected),
+            ("left out", self.filters),
+            ("repaired", self.repairs),
+            ("noticed", self.warnings),
+        )
         return shown + "".join(facts(title, rows) for title, rows in tables if rows)
 
 

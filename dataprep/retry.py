@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ from ..loaders.format import (
     Manifest,
     read_manifest,
 )
+from .choose import choose, chooses
 from .convert import finish, stored_report, write_shards
 from .engines.job import Job
 from .files import TEMPORARY_SUFFIX, write_file
 from .index import indices_in, read_index
 from .journal import RETRY_MARKER, Journal, is_begun, save_rejected, save_result
 from .options import ConvertOptions
-from .plan import Plan, make_plan
+from .plan import Chosen, Plan, make_plan
 from .quarantine import Rejected, read_quarantine, record_bytes
 from .report import ConvertReport
 from .source import open_source
@@ -75,7 +78,6 @@ def retry(
             return stored_report(out)
         base, rows = _stage(journal, out, path, manifest)
         store = open_images(os.fspath(images or base.source.images), journal.work)
-        plan = _plan(journal, base, rows, store, options, watch)
         job = Job(
             source=journal.folder / _SOURCE,
             source_name=base.source.name,
@@ -85,9 +87,10 @@ def retry(
             out=out,
             journal=journal.folder,
         )
+        plan = _plan(journal, base, rows, store, job, watch)
         write_shards(job, plan, journal, watch)
         watch.begin("finish", None)
-        report = _report_so_far(base)
+        report = _report_so_far(base, plan.chosen)
         first = {row.index: row for row in rows}
         finish(out, base, options.dry_run, report, journal, lambda new: _relocated(new, first))
     report.out, report.dry_run = os.fspath(out), options.dry_run
@@ -197,13 +200,18 @@ def _plan(
     base: Manifest,
     rows: list[Rejected],
     images: ImageStore,
-    options: ConvertOptions,
+    job: Job,
     watch: Watch,
 ) -> Plan:
     source = open_source(journal.folder / _SOURCE, base.source.form)
+    options = job.options
     inputs = {"retry": source.fingerprint(), "images": images.root, **options.deciding()}
     plan = journal.load_plan(inputs)
     if plan is None:
+        ordinals = np.array([row.index for row in rows], dtype=np.uint64)
+        keep, chosen = None, Chosen()
+        if chooses(options):
+            keep, chosen = choose(source, job, watch, ordinals)
         watch.begin("plan", None)
         first: dict[str, int] = {}
         for shard in base.shards:
@@ -214,23 +222,36 @@ def _plan(
             images,
             options,
             journal.rows,
-            ordinals=np.array([row.index for row in rows], dtype=np.uint64),
+            ordinals=ordinals,
+            keep=keep,
             first_number=first,
         )
+        plan = replace(plan, chosen=chosen)
         journal.save_plan(plan, inputs)
     return plan
 
 
-def _report_so_far(base: Manifest) -> ConvertReport:
-    """What stays true of the first report; the rest is counted again, over all shards."""
+def _report_so_far(base: Manifest, chosen: Chosen) -> ConvertReport:
+    """What stays true of the first report; the rest is counted again, over all shards.
+
+    Args:
+        base: the dataset as it was.
+        chosen: what is left out of the records that are tried again.
+    """
     stored = msgspec.convert(base.report, ConvertReport)
+    filters = Counter(stored.filters)
+    filters.update(chosen.filtered)
+    warnings = Counter(stored.warnings)
+    warnings.update(chosen.warnings)
     return ConvertReport(
         records=stored.records,
+        filtered=filters.total(),
+        filters=dict(filters),
         turns=stored.turns,
         changed_images=stored.changed_images,
         saved_bytes=stored.saved_bytes,
         repairs=stored.repairs,
-        warnings=stored.warnings,
+        warnings=dict(warnings),
         warning_examples=stored.warning_examples,
     )
 

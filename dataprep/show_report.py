@@ -24,6 +24,7 @@ def show_report(report: ConvertReport, console: Console) -> None:
     console.print(
         _reasons("Rejected", report.rejections, REJECTIONS, report.examples, "what fixes it")
     )
+    console.print(_left_out(report.filters))
     console.print(_reasons("Repaired", report.repairs, REPAIRS, {}, ""))
     console.print(_reasons("Noticed", report.warnings, WARNINGS, report.warning_examples, ""))
 
@@ -51,6 +52,8 @@ def _totals(report: ConvertReport) -> Table:
     table.add_row("records", f"{report.records:,}")
     table.add_row("samples", f"{report.samples:,}" + (f"  ({splits})" if splits else ""))
     table.add_row("rejected", Text(f"{report.rejected:,}{share}", "yellow" if share else ""))
+    if report.filtered:
+        table.add_row("left out", f"{report.filtered:,} ({report.filtered / report.records:.1%})")
     table.add_row("images", f"{report.images:,}  ({_bytes(report.image_bytes)})")
     if report.changed_images:
         saved = _bytes(report.saved_bytes) if report.saved_bytes >= 0 else "nothing"
@@ -87,6 +90,17 @@ def _reasons(
         for line in lines[1:]:
             text.append(f"\n{line}", style="dim")
         table.add_row(f"{count:,}", reason, text)
+    return table
+
+
+def _left_out(filters: Mapping[str, int]) -> Table | Text:
+    if not filters:
+        return Text()
+    table = Table(title="Left out", title_justify="left", title_style="bold", box=None)
+    table.add_column("records", justify="right")
+    table.add_column("did not pass", overflow="fold")
+    for name, count in filters.items():
+        table.add_row(f"{count:,}", Text(plain_text(name)))
     return table
 
 

@@ -81,7 +81,7 @@ def convert_in(
     source = make_source(folder, records, images)
     out = folder / "out"
     report = convert(source, folder / "images", out, ConvertOptions(**options))
-    assert report.records == report.samples + report.rejected
+    assert report.records == report.samples + report.rejected + report.filtered
     if not report.dry_run:
         assert len(read_samples(out)) == report.samples
         assert len(read_quarantine(out)) == report.rejected
