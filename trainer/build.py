@@ -77,9 +77,6 @@ def build_training(
     compute, optimizer = compute or ComputeConfig(), optimizer or OptimizerSettings()
     check_model(neva, parallel)
     check_optimizer(optimizer)
-    if optimizer.overlap_param_gather:
-        # Weights come when megatron-core's layers are called; the fused decoder calls none.
-        compute = replace(compute, fused=False)
     chunks = build_chunks(neva, parallel, compute)
     if load is not None:
         load(chunks)
@@ -92,6 +89,9 @@ def build_training(
     for chunk in chunks:
         chunk.to(device())
         _let_gradients_through(chunk)
+    if any(chunk.is_fused(device()) for chunk in chunks):
+        # Weights would come when megatron-core's layers are called; the fused decoder calls none.
+        optimizer = replace(optimizer, overlap_param_gather=False)
     models = wrap_chunks(chunks, optimizer)
     made = build_optimizer(models, optimizer, compute)
     _connect(models, made, optimizer)

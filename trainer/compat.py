@@ -59,6 +59,7 @@ def prepare_megatron() -> None:
             ) from error
         if not torch.cuda.is_available():
             _answer_for_random_states()
+        _take_lists_at_once()
     logging.getLogger("megatron.core.models.gpt.gpt_model").addFilter(_is_news)
 
 
@@ -138,3 +139,30 @@ def _answer_for_random_states() -> None:
         state
     )
     random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+
+
+def _take_lists_at_once() -> None:
+    """Norms and copies of all gradients in a few launches.
+
+    Without Transformer Engine and Apex megatron-core goes tensor by tensor, and fetches the norm of
+    each to the CPU.
+    """
+    for name in ("clip_grads", "optimizer"):
+        module: Any = importlib.import_module(f"megatron.core.optimizer.{name}")
+        if module.multi_tensor_applier.__name__ == "local_multi_tensor_applier":
+            module.multi_tensor_scale_impl = _scale_all
+            if hasattr(module, "l2_norm_impl"):
+                module.l2_norm_impl = _norm_of_all
+
+
+def _norm_of_all(chunk_size: int, noop: Any, lists: Any, per_tensor: bool) -> Any:
+    norms = torch._foreach_norm(lists[0])
+    return torch.stack(norms).float().norm().view(1), None
+
+
+def _scale_all(chunk_size: int, noop: Any, lists: Any, scale: float) -> None:
+    source, target = lists
+    if source is not target:
+        torch._foreach_copy_(target, source)
+    if scale != 1.0:
+        torch._foreach_mul_(target, scale)

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import ConfigError
 from .compat import prepare_megatron
 from .config import NevaConfig
-from .fused.decoder import fits, run_decoder
+from .fused.decoder import Weights, as_stored, fits, run_decoder
+from .fused.fp8 import RoundedWeights, check_device
 from .language_config import LanguageConfig
 from .megatron_config import language_transformer
 from .parallel_config import ComputeConfig, ParallelConfig
@@ -61,10 +62,16 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         super().__init__(config=config)
         self.neva, self.compute = neva, compute
         self.can_fuse = fits(config, parallel)
-        if compute.fused and not self.can_fuse:
+        self._weights: Weights = as_stored
+        if compute.precision == "fp8":
+            check_device()
+            self._weights = RoundedWeights()
+        needs = compute.fused or compute.precision == "fp8"
+        if needs and (not self.can_fuse or compute.fused is False):
             raise ConfigError(
-                "fused=True: needs RMSNorm, a SwiGLU and one rank per tensor (tensor, pipeline and "
-                "context parallel sizes of 1); leave it None"
+                f"fused={compute.fused}, precision={compute.precision}: the fused decoder, which "
+                "fp8 needs, takes RMSNorm, a SwiGLU and one rank per tensor (tensor, pipeline and "
+                "context parallel sizes of 1); leave fused=None, and precision bf16 otherwise"
             )
         self.model_type = ModelType.encoder_or_decoder
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
@@ -104,12 +111,19 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
             [batch, seq, vocabulary / tensor ranks], the logits; the activations of a stage that is
             not the last.
         """
-        embeddings = self.embed(input_ids, image_index, media) if self.pre_process else None
-        if labels is not None and self._is_fused(labels):
-            assert embeddings is not None
+        if labels is not None and self.is_fused(labels.device):
+            # Asked before anything runs: later it would wait for all of it.
+            labelled = (labels.reshape(-1) >= 0).nonzero()[:, 0]
             return run_decoder(
-                self.language_model, embeddings, labels, packed_seq_params, self.compute
+                self.language_model,
+                self.embed(input_ids, image_index, media),
+                labels,
+                labelled,
+                packed_seq_params,
+                self.compute,
+                self._weights,
             )
+        embeddings = self.embed(input_ids, image_index, media) if self.pre_process else None
         output: Tensor = self.language_model(
             input_ids=None,
             position_ids=None,
@@ -144,9 +158,10 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         embeddings: Tensor = self.vision_projection(features)
         return embeddings
 
-    def _is_fused(self, like: Tensor) -> bool:
+    def is_fused(self, where: torch.device) -> bool:
+        """Whether the decoder runs fused on a device."""
         if self.compute.fused is None:
-            return self.can_fuse and like.is_cuda and self.compute.precision != "fp32"
+            return self.can_fuse and where.type == "cuda" and self.compute.precision != "fp32"
         return self.compute.fused
 
     def set_input_tensor(self, input_tensor: Any) -> None:

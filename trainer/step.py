@@ -92,11 +92,12 @@ def train_step(
     losses = _run(training, shared, seq_length, micro_batch_size, train=True)
     if training.settings.overlap_param_gather:
         finish_gather(training.models)
+    # The norm is queued behind the backward pass before the loss is waited for.
+    training.optimizer.prepare_grads()
+    norm = float(training.optimizer.get_grad_norm())
     result = _result(shared, losses)
     if not result.num_trained_tokens:
         return replace(result, grad_norm=0.0, skipped=True)
-    training.optimizer.prepare_grads()
-    norm = float(training.optimizer.get_grad_norm())
     if not math.isfinite(norm):
         keys = _gather_keys([key for micro in shared for key in micro.keys])
         raise TrainingError(

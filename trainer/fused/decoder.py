@@ -20,6 +20,10 @@ Weights = Callable[[Any], Frozen | None]
 """A layer's frozen weight in another form, if there is one."""
 
 
+def as_stored(layer: Any) -> None:
+    """No other form of any weight."""
+
+
 def fits(config: Any, parallel: ParallelConfig) -> bool:
     """Whether the fused decoder can run a model.
 
@@ -45,9 +49,10 @@ def run_decoder(
     model: Any,
     embeddings: Tensor,
     labels: Tensor,
+    labelled: Tensor,
     packed: Any,
     compute: ComputeConfig,
-    weights: Weights = lambda layer: None,
+    weights: Weights,
 ) -> Tensor:
     """The loss of each position, 0 where there is no label.
 
@@ -55,17 +60,16 @@ def run_decoder(
         model: megatron-core's GPTModel.
         embeddings: [seq, batch, width]
         labels: int64[batch, seq]; below 0 where no loss is taken.
+        labelled: int64[positions with a label], among batch · seq.
         packed: megatron-core's PackedSeqParams; None of padded rows.
         compute: what is computed twice.
-        weights: other forms of frozen weights.
+        weights: other forms of frozen weights, such as fp8.RoundedWeights.
 
     Returns:
         float32[batch, seq]
     """
     seq, batch, width = embeddings.shape
-    # Where labels are is known before any layer runs: asking later would wait for all of them.
     flat = labels.reshape(-1)
-    at = (flat >= 0).nonzero()[:, 0]
     x = embeddings.transpose(0, 1).reshape(seq * batch, width)
     rows = _Rows.of(model, packed, seq, batch, x)
     call = compiled if x.is_cuda else _as_it_is
@@ -82,8 +86,8 @@ def run_decoder(
     if model.share_embeddings_and_output_weights:
         output = model.shared_embedding_or_output_weight()
     losses = x.new_zeros(batch * seq, dtype=torch.float32)
-    found = token_losses(normed[at], output, flat[at])
-    return losses.index_put((at,), found).view(batch, seq)
+    found = token_losses(normed[labelled], output, flat[labelled])
+    return losses.index_put((labelled,), found).view(batch, seq)
 
 
 def _layer(
