@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal
 from ..errors import ShardError
 
 TEMPORARY_SUFFIX = ".tmp"
+_ALONE_SECONDS = 60.0
 
 
 class DiskError(ShardError):
@@ -24,6 +27,45 @@ class DiskError(ShardError):
 def temporary(path: Path) -> Path:
     """The name under which a file is written until it is whole."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+def open_alone(path: Path) -> int:
+    """Open a file's temporary name, empty, for this process and no other, on any machine.
+
+    A process on a node that was given up may go on writing for a while: it is waited for.
+
+    Raises:
+        ShardError: another process keeps writing it.
+    """
+    deadline = time.monotonic() + _ALONE_SECONDS
+    while True:
+        fd = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = _has_name(fd, temporary(path))
+        except BlockingIOError:
+            is_ours = False
+        except OSError:
+            # A file system without locks: there it is left to the user.
+            is_ours = True
+        if is_ours:
+            os.ftruncate(fd, 0)
+            return fd
+        os.close(fd)
+        if time.monotonic() > deadline:
+            raise ShardError(
+                f"{path}: another process is writing this file; wait for it, then run the same "
+                "command again with --resume"
+            )
+        time.sleep(0.05)
+
+
+def _has_name(fd: int, path: Path) -> bool:
+    """Whether an open file still has the name it was opened by: it may just have been renamed."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from .files import publish, reserve, temporary, told, write_all
+from .files import open_alone, publish, reserve, temporary, told, write_all
 from .tar import BLOCK_BYTES, archive_end, write_header
 
 # Large enough that a write costs little, small enough to stay in the processor's cache.
@@ -49,9 +49,8 @@ class TarWriter:
         self._end = 0  # in the buffer: where its next member goes
         self._kept_parts = 0
         if path is not None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             with told(path):
-                self._fd = os.open(temporary(path), flags, 0o644)
+                self._fd = open_alone(path)
             if expected_bytes:
                 reserve(self._fd, expected_bytes)
 
@@ -110,8 +109,9 @@ class TarWriter:
         with told(self.path):
             os.ftruncate(self._fd, self._base + len(end))
             os.fsync(self._fd)
-            self._close()
+            # Closed last: until then nobody else may write under the temporary name.
             publish(self.path)
+            self._close()
         return self._base + len(end), self._hash.hexdigest()
 
     def abandon(self) -> None:
@@ -120,8 +120,9 @@ class TarWriter:
             # Mostly something else has failed already, and that is what must be told; what cannot
             # be removed here is removed at the end.
             with suppress(OSError):
-                self._close()
                 temporary(self.path).unlink()
+            with suppress(OSError):
+                self._close()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
