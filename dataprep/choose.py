@@ -2,60 +2,45 @@
 
 Left out on purpose is not rejected: `records == samples + rejected + filtered`.
 
-    spans ──workers──▶ a judgement of each record ──▶ which go on, and what the others failed
+    spans ──workers──▶ a judgement of each record ──▶ repetitions ──▶ which go on, and why not
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from ..errors import ImageError, RecordError, ShardError
-from .checked import Checked, check_records
+from ..errors import RecordError
+from ..loaders.format import DUPLICATES_FILE
+from .dedup import MARK, Repeats, find_repeats
+from .duplicates import Pair, Place, add_pairs
 from .engines.job import Job
-from .filter import Fields, Filters, refuse_missing
-from .options import ConvertOptions
-from .pictures import Pictures
+from .files import told
+from .filter import Filters, refuse_missing
+from .judge import Judged, judge_all
+from .leakage import Evaluation, Leak, read_evaluations
+from .options import ConvertOptions, parse_dedup
 from .plan import ROW, Chosen
-from .processes import begin_worker, interrupts_held, start_context
-from .source import Source, open_source
-from .stores.open import open_images
+from .source import Source
 from .watch import Watch
 
-_CHUNK = 1024
 _EXAMPLES = 3
-
-
-@dataclass(slots=True)
-class _Judged:
-    """What was found of a chunk of records; places count from its first."""
-
-    failed: dict[int, int] = field(default_factory=dict)
-    """Place -> number of the filter that the record does not pass."""
-    unknown: list[int] = field(default_factory=list)
-    """Places of those of which that filter cannot say anything."""
-    missing: frozenset[str] = frozenset()
-    """Fields of filters that no record had."""
-    known: tuple[str, ...] = ()
-    """Fields that the last record has."""
 
 
 def chooses(options: ConvertOptions) -> bool:
     """Whether the options may leave out a record."""
-    return bool(options.filter)
+    return bool(options.filter or options.dedup or options.exclude)
 
 
 def choose(
     source: Source, job: Job, watch: Watch, ordinals: np.ndarray | None = None
 ) -> tuple[np.ndarray, Chosen]:
-    """Judge every record of a source.
+    """Judge every record of a source, and write OUT/duplicates.jsonl where that is asked for.
 
     Args:
         source: the source.
@@ -68,45 +53,129 @@ def choose(
         it; and what is left out.
 
     Raises:
-        ConfigError: an expression names a field that no record of the whole source has.
+        ConfigError: an expression names a field that no record of the whole source has, or there is
+            no such evaluation set.
         RecordError: the source is broken, or nothing is left of the whole of it.
         ShardError: the machine refuses.
     """
-    rows = _rows(source, job.options, ordinals)
+    options = job.options
+    rows = _rows(source, options, ordinals)
     watch.begin("choose", len(rows))
-    keep = np.ones(len(rows), bool)
-    failed: Counter[int] = Counter()
-    unknown: list[int] = []
-    missing, known = frozenset(Filters(job.options.filter).missing), set[str]()
-    for start, judged in _judge_all(job, rows):
-        watch.update(start, 0, 0)
-        missing, known = missing & judged.missing, known.union(judged.known)
-        for place, number in judged.failed.items():
-            keep[start + place] = False
-            failed[number] += 1
-        unknown += [int(rows["ordinal"][start + place]) for place in judged.unknown]
+    radius = parse_dedup(options.dedup) if options.dedup else None
+    evaluation = read_evaluations(options.exclude, radius, job.work)
+    found = _gather(job, rows, evaluation, watch)
     is_whole = ordinals is None and len(rows) > 0
     if is_whole:
-        refuse_missing(missing, known)
-    filtered = {job.options.filter[number]: count for number, count in sorted(failed.items())}
+        refuse_missing(found.missing, found.known)
+    repeats = find_repeats(*_marks(job.work), radius, job.work)
+    keep = found.keep
+    keep[repeats.removed] = False
+    chosen = _report(found, repeats, options, evaluation, rows)
     if is_whole and not keep.any():
-        said = ", ".join(f"{name!r} {count:,}" for name, count in filtered.items())
+        said = ", ".join(f"{name!r} {count:,}" for name, count in chosen.filtered.items())
         raise RecordError(
             f"{source.name}: all {len(rows):,} records were left out ({said}); ask for less"
         )
-    return keep, _chosen(filtered, unknown)
+    if (options.dedup or options.exclude) and not options.dry_run:
+        pairs = _pairs(source, job, rows, found, repeats, evaluation)
+        add_pairs(job.out / DUPLICATES_FILE, pairs, anew=ordinals is None)
+    return keep, chosen
 
 
-def _chosen(filtered: dict[str, int], unknown: list[int]) -> Chosen:
-    if not unknown:
-        return Chosen(filtered=filtered)
+@dataclass(slots=True)
+class _Found:
+    """What was found of all records, beside the marks, which lie on disk."""
+
+    keep: np.ndarray
+    """bool[records]"""
+    missing: frozenset[str]
+    known: set[str] = field(default_factory=set)
+    failed: Counter[int] = field(default_factory=Counter)
+    """Number of a filter -> records that do not pass it."""
+    unknown: list[int] = field(default_factory=list)
+    """Records of which a filter could not say anything."""
+    leaks: dict[int, Leak] = field(default_factory=dict)
+
+    def add(self, start: int, judged: Judged) -> None:
+        """Add a chunk whose first record has a number."""
+        self.missing &= judged.missing
+        self.known.update(judged.known)
+        self.failed.update(judged.failed.values())
+        self.unknown += [start + place for place in judged.unknown]
+        self.leaks |= {start + place: leak for place, leak in judged.leaks.items()}
+        for place in (*judged.failed, *judged.leaks):
+            self.keep[start + place] = False
+
+
+def _gather(job: Job, rows: np.ndarray, evaluation: Evaluation, watch: Watch) -> _Found:
+    found = _Found(np.ones(len(rows), bool), frozenset(Filters(job.options.filter).missing))
+    marks, looks = _mark_files(job.work)
+    with told(marks), marks.open("wb") as mark_file, looks.open("wb") as look_file:
+        for start, judged in judge_all(job, rows, evaluation):
+            watch.update(start, 0, 0)
+            found.add(start, judged)
+            mark_file.write(judged.marks.tobytes())
+            look_file.write(judged.looks.tobytes())
+    return found
+
+
+def _report(
+    found: _Found,
+    repeats: Repeats,
+    options: ConvertOptions,
+    evaluation: Evaluation,
+    rows: np.ndarray,
+) -> Chosen:
+    filtered = {options.filter[number]: count for number, count in sorted(found.failed.items())}
+    whys = Counter(leak.why.removeprefix("exclude_") for leak in found.leaks.values())
+    filtered |= {f"--exclude: {what}": whys[what] for what in ("image", "question") if whys[what]}
+    if len(repeats.removed):
+        filtered[f"--dedup {options.dedup}"] = len(repeats.removed)
+    warnings = {
+        "filter_unknown": len(found.unknown),
+        "exclude_unreadable": evaluation.unreadable,
+    }
+    first = [f"record {rows['ordinal'][place]}" for place in found.unknown[:_EXAMPLES]]
     return Chosen(
         filtered=filtered,
-        warnings={"filter_unknown": len(unknown)},
-        warning_examples={
-            "filter_unknown": [f"record {ordinal}" for ordinal in unknown[:_EXAMPLES]]
-        },
+        warnings={name: count for name, count in warnings.items() if count},
+        warning_examples={"filter_unknown": first} if first else {},
     )
+
+
+def _pairs(
+    source: Source,
+    job: Job,
+    rows: np.ndarray,
+    found: _Found,
+    repeats: Repeats,
+    evaluation: Evaluation,
+) -> Iterator[Pair]:
+    """Each record that was left out for another's sake, in the order of the source."""
+    read = source.reader()
+
+    def place(number: int) -> Place:
+        ordinal, offset, length, _ = rows[number].tolist()
+        record = read(source.data[offset : offset + length]).record
+        return Place(source=job.source_name, index=ordinal, id=record.id)
+
+    by_images = "_images" if job.options.dedup_by == "images" else ""
+    leaks = iter(sorted(found.leaks.items()))
+    leak = next(leaks, None)
+    for removed, kept, bits, is_exact in zip(*(column.tolist() for column in repeats), strict=True):
+        while leak is not None and leak[0] < removed:
+            yield _leaked(place(leak[0]), leak[1], evaluation)
+            leak = next(leaks, None)
+        why = ("exact" if is_exact else "perceptual") + by_images
+        yield Pair(removed=place(removed), kept=place(kept), why=why, bits=bits)
+    while leak is not None:
+        yield _leaked(place(leak[0]), leak[1], evaluation)
+        leak = next(leaks, None)
+
+
+def _leaked(removed: Place, leak: Leak, evaluation: Evaluation) -> Pair:
+    kept = evaluation.places[leak.of]
+    return Pair(removed=removed, kept=kept, why=leak.why, bits=leak.bits, what=leak.what)
 
 
 def _rows(source: Source, options: ConvertOptions, ordinals: np.ndarray | None) -> np.ndarray:
@@ -119,82 +188,12 @@ def _rows(source: Source, options: ConvertOptions, ordinals: np.ndarray | None) 
     return rows
 
 
-def _judge_all(job: Job, rows: np.ndarray) -> Iterator[tuple[int, _Judged]]:
-    """Judge in chunks, in the order of the source: number of the first record, and the chunk."""
-    starts = range(0, len(rows), _CHUNK)
-    chunks = (rows[start : start + _CHUNK] for start in starts)
-    workers = min(job.options.workers, len(starts))
-    if workers <= 1:
-        judge = _Judge(job)
-        yield from zip(starts, map(judge.judge, chunks), strict=True)
-        return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=start_context(),
-        initializer=_begin_worker,
-        initargs=(job, os.getpid()),
-    )
-    try:
-        with interrupts_held():
-            judged = pool.map(_judge_in_worker, chunks)
-        yield from zip(starts, judged, strict=True)
-    except BrokenProcessPool as error:
-        raise ShardError(
-            f"{job.out}: a worker process died, perhaps for want of memory; use fewer --workers, "
-            "and run the same command again"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _mark_files(work: Path) -> tuple[Path, Path]:
+    return work / "marks", work / "looks"
 
 
-class _Judge:
-    """One process's hold on the source, the images and the filters."""
-
-    def __init__(self, job: Job) -> None:
-        self._options = job.options
-        self._source = open_source(job.source, job.form)
-        self._images = open_images(job.images, job.work)
-        self._read = self._source.reader()
-        self._filters = Filters(job.options.filter)
-
-    def judge(self, rows: np.ndarray) -> _Judged:
-        """Judge a chunk of records."""
-        judged = _Judged()
-        may_insert = self._options.placeholder == "insert"
-        for place, found in enumerate(
-            check_records(self._source.data, self._read, rows.tolist(), may_insert=may_insert)
-        ):
-            try:
-                self._judge_one(place, found, judged)
-            except ImageError:
-                continue  # Its shard will reject the record, and say why.
-        judged.missing = frozenset(self._filters.missing)
-        return judged
-
-    def _judge_one(self, place: int, found: Checked, judged: _Judged) -> None:
-        record = found.record
-        if record is None or found.error is not None:
-            return
-        pictures = Pictures(self._images, record.images, self._options)
-        fields = Fields(found.content, record, pictures.sizes)
-        failed, is_unknown = self._filters.judge(fields)
-        if self._filters.missing and place == 0:
-            judged.known = tuple(fields.fields)
-        if failed is not None:
-            judged.failed[place] = failed
-            if is_unknown:
-                judged.unknown.append(place)
-
-
-_judge: _Judge | None = None
-
-
-def _begin_worker(job: Job, parent: int) -> None:
-    global _judge
-    begin_worker(parent)
-    _judge = _Judge(job)
-
-
-def _judge_in_worker(rows: np.ndarray) -> _Judged:
-    assert _judge is not None
-    return _judge.judge(rows)
+def _marks(work: Path) -> tuple[np.ndarray, np.ndarray]:
+    """MARK[records] of those that may be repetitions, and uint64[images], the looks of all."""
+    marks, looks = _mark_files(work)
+    with told(marks, "read"):
+        return np.fromfile(marks, MARK), np.fromfile(looks, np.uint64)

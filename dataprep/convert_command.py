@@ -68,6 +68,33 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     help="Only records that pass, e.g. 'width >= 224 and turns <= 10'; see docs/choosing.md.",
 )
 @click.option(
+    "--dedup",
+    metavar="exact|perceptual[:R]",
+    help="Leave out what repeats an earlier record; images are the same by their files, or by "
+    "their looks: 64 bits, of which R may differ (4).",
+)
+@click.option(
+    "--dedup-by",
+    type=click.Choice(["record", "images"]),
+    default="record",
+    show_default=True,
+    help="What a repetition shares: texts and images, or images alone.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="EVALUATION[=IMAGES]",
+    help="Leave out what occurs in this evaluation set, a dataset or a source and its images. "
+    "Images are compared as --dedup says; by their files without it.",
+)
+@click.option(
+    "--exclude-by",
+    type=click.Choice(["both", "images", "questions"]),
+    default="both",
+    show_default=True,
+    help="What of an evaluation set must not occur.",
+)
+@click.option(
     "--resize", type=int, metavar="N", help="Shrink images to N pixels on their shorter edge."
 )
 @click.option(
@@ -87,6 +114,14 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 )
 @click.option("--max-errors", metavar="N|P%", help="Stop beyond so many rejected records.")
 @click.option("--limit", type=int, help="Only the first so many records.")
+@click.option(
+    "--layout",
+    type=click.Choice(["neva", "vqa", "captioning", "interleaved", "similarity"]),
+    default="neva",
+    show_default=True,
+    help="Type of the samples: conversations, or one of energon's own, which NeMo reads without "
+    "this package.",
+)
 @click.option(
     "--workers", type=int, default=os.cpu_count() or 1, help="Processes.  [default: all cores]"
 )
@@ -158,7 +193,12 @@ _OPTIONS = (
     "check",
     "pixel_limit",
     "limit",
+    "layout",
     "filter",
+    "dedup",
+    "dedup_by",
+    "exclude",
+    "exclude_by",
     "resize",
     "max_pixels",
     "reencode",

@@ -11,10 +11,13 @@ from typing import Any, Literal, NamedTuple
 from ..errors import ConfigError
 
 PIXEL_LIMIT = 89_478_485
+MAX_RADIUS = 16
 MAX_SHARE = 1e6
 MAX_SHARD_BYTES = 8 << 40
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _ENCODING = re.compile(r"(webp|jpeg):([0-9]{1,3})")
+_DEDUP = re.compile(r"exact|perceptual(?::([0-9]{1,3}))?")
+_RADIUS = 4
 _SPLIT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,30}")
 
 
@@ -38,6 +41,8 @@ class ConvertOptions:
     """Largest width x height of an image."""
     limit: int | None = None
     """Only the first so many records of the source."""
+    layout: Literal["neva", "vqa", "captioning", "interleaved", "similarity"] = "neva"
+    """Type of the samples; see layouts.py."""
 
     resize: int | None = None
     """Shorter edge, in pixels, to which larger images are shrunk."""
@@ -48,6 +53,15 @@ class ConvertOptions:
 
     filter: Sequence[str] = ()
     """Expressions that a record must pass, each of them; see expression.py."""
+
+    dedup: str | None = None
+    """`exact` or `perceptual:R`: leave out records that repeat an earlier one; see dedup.py."""
+    dedup_by: Literal["record", "images"] = "record"
+    """What must be the same: texts and images, or images alone."""
+    exclude: Sequence[str] = ()
+    """Evaluation sets, each a dataset, a source, or SOURCE=IMAGES; see leakage.py."""
+    exclude_by: Literal["both", "images", "questions"] = "both"
+    """What of an evaluation set must not occur."""
 
     on_error: Literal["quarantine", "fail"] = "quarantine"
     max_errors: int | float | None = None
@@ -78,6 +92,16 @@ class ConvertOptions:
             from .filter import Filters
 
             Filters(self.filter)
+        if self.dedup is not None:
+            parse_dedup(self.dedup)
+        elif self.dedup_by != "record":
+            raise ConfigError(f"--dedup-by {self.dedup_by} is for --dedup; give both or none")
+        if self.exclude_by != "both" and not self.exclude:
+            raise ConfigError(f"--exclude-by {self.exclude_by} is for --exclude; give both or none")
+        if self.layout != "neva" and self.check == "none":
+            raise ConfigError(
+                f"--layout {self.layout} needs to know what images are: use --check header"
+            )
         if self.reencode is not None:
             parse_encoding(self.reencode)
         for name, share in self.split.items():
@@ -106,10 +130,15 @@ class ConvertOptions:
             "check": self.check,
             "pixel_limit": self.pixel_limit,
             "limit": self.limit,
+            "layout": self.layout,
             "resize": self.resize,
             "max_pixels": self.max_pixels,
             "reencode": self.reencode,
             "filter": list(self.filter),
+            "dedup": self.dedup,
+            "dedup_by": self.dedup_by,
+            "exclude": list(self.exclude),
+            "exclude_by": self.exclude_by,
         }
 
 
@@ -136,6 +165,25 @@ def parse_encoding(text: str) -> Encoding:
     if not match or not 1 <= int(match[2]) <= 100:
         raise ConfigError(f"--reencode {text!r}: give webp:Q or jpeg:Q with a quality of 1 to 100")
     return Encoding("jpg" if match[1] == "jpeg" else match[1], int(match[2]))
+
+
+def parse_dedup(text: str) -> int | None:
+    """Bits of 64 in which images that look alike may differ; None where files are compared.
+
+    Raises:
+        ConfigError: it is no way to compare.
+
+    Example:
+        >>> parse_dedup("exact"), parse_dedup("perceptual"), parse_dedup("perceptual:8")
+        (None, 4, 8)
+    """
+    match = _DEDUP.fullmatch(text)
+    radius = int(match[1] or _RADIUS) if match else 0
+    if not match or radius > MAX_RADIUS:
+        raise ConfigError(
+            f"--dedup {text!r}: give exact or perceptual:R with an R up to {MAX_RADIUS}"
+        )
+    return None if text == "exact" else radius
 
 
 def parse_size(text: str) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+import xxhash
+
 from .image import Header
 from .options import ConvertOptions
+from .perceptual import look_of
 from .shard import look_at
 from .stores.store import ImageStore, read_image
 
@@ -23,18 +26,33 @@ class Pictures:
         self._options = options
 
     @cached_property
-    def contents(self) -> list[bytes]:
-        """Their files."""
-        return [read_image(self._images, path) for path in self.paths]
+    def _files(self) -> list[tuple[bytes, Header]]:
+        files = []
+        for path in self.paths:
+            content = read_image(self._images, path)
+            files.append((content, look_at(memoryview(content), path, self._options)))
+        return files
 
     @cached_property
-    def headers(self) -> list[Header]:
-        """What they say of themselves."""
-        return [
-            look_at(memoryview(content), path, self._options)
-            for content, path in zip(self.contents, self.paths, strict=True)
-        ]
+    def contents(self) -> list[bytes]:
+        """Their files."""
+        return [content for content, _ in self._files]
 
     def sizes(self) -> list[tuple[int, int]]:
         """Width and height of each, before any EXIF rotation."""
-        return [(header.width, header.height) for header in self.headers]
+        return [(header.width, header.height) for _, header in self._files]
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """128 bits of each file."""
+        return [digest_of(content) for content in self.contents]
+
+    @cached_property
+    def looks(self) -> list[int | None]:
+        """What each looks like; see `perceptual.look_of`."""
+        return [look_of(content, self._options.pixel_limit) for content in self.contents]
+
+
+def digest_of(content: bytes) -> bytes:
+    """128 bits of a file."""
+    return xxhash.xxh3_128_digest(content)

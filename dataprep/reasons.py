@@ -28,6 +28,11 @@ REJECTIONS: dict[str, str] = {
     "bad_image_field": "make 'image' a path or a list of paths, or remove it for text only",
     "placeholder_missing": "put '<image>' where the image belongs, or pass --placeholder insert",
     "placeholder_mismatch": "write '<image>' once for each image, in human turns",
+    # The record against the layout.
+    "literal_placeholder": "write '<image>' another way: it would be taken for an image's place",
+    "is_document": "convert documents with --layout interleaved or --layout similarity",
+    "no_text": "add a text: without one nothing is trained",
+    "unfit_layout": "convert with the layout that the message names, or change the record",
     # The image file.
     "bad_path": "correct the path",
     "remote_image": "download the image and give its path under --images",
@@ -50,6 +55,7 @@ REPAIRS: dict[str, str] = {
     "extension_corrected": "the member is named for what the bytes are, not for the file's name",
     "placeholder_inserted": "'<image>' was put before the first human turn (--placeholder insert)",
     "id_added": "a record without 'id' got its index as id",
+    "prompt_left_out": "the question beside a caption stays in the JSON (--layout captioning)",
 }
 
 WARNINGS: dict[str, str] = {
@@ -58,5 +64,6 @@ WARNINGS: dict[str, str] = {
     "placeholder_in_answer": "gpt turns with a literal '<image>': plain text, no image goes there",
     "byte_order_mark": "the source begins with a byte order mark, which was skipped",
     "empty_split": "splits that got no record",
+    "exclude_unreadable": "records and images of --exclude sets that cannot be read: not compared",
     "filter_unknown": "records left out because a --filter asks for what they do not have",
 }

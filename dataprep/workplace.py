@@ -11,7 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigError, NevaPrepError
-from ..loaders.format import INFO_FILE, JOURNAL_DIR, MANIFEST_FILE, META_DIR, QUARANTINE_FILE
+from ..loaders.format import (
+    DUPLICATES_FILE,
+    INFO_FILE,
+    JOURNAL_DIR,
+    MANIFEST_FILE,
+    META_DIR,
+    QUARANTINE_FILE,
+)
 from .files import TEMPORARY_SUFFIX, told, write_file
 from .journal import OVERWRITE_MARKER, RETRY_MARKER, Journal, is_begun
 from .options import ConvertOptions
@@ -95,7 +102,7 @@ def _refuse_foreign(out: Path, options: ConvertOptions) -> None:
 
 def _is_ours(name: str) -> bool:
     name = name.removesuffix(TEMPORARY_SUFFIX)
-    known = (META_DIR, JOURNAL_DIR, MANIFEST_FILE, QUARANTINE_FILE)
+    known = (META_DIR, JOURNAL_DIR, MANIFEST_FILE, QUARANTINE_FILE, DUPLICATES_FILE)
     return name in known or _SHARD.fullmatch(name) is not None
 
 

@@ -26,6 +26,8 @@ SPLIT_FILE = f"{META_DIR}/split.yaml"
 DATASET_FILE = f"{META_DIR}/dataset.yaml"
 MANIFEST_FILE = "neva-prep.json"
 QUARANTINE_FILE = "quarantine.jsonl"
+DUPLICATES_FILE = "duplicates.jsonl"
+"""Records left out by --dedup and --exclude, pair by pair."""
 JOURNAL_DIR = ".journal"
 """Exists only while a conversion is unfinished."""
 
