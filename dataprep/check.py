@@ -6,6 +6,7 @@ from typing import NamedTuple, NoReturn
 
 from ..errors import RecordError
 from ..loaders.format import IMAGE_PLACEHOLDER
+from ..loaders.members import DOCUMENT_ROLE
 from .readers.record import Record, Turn
 
 _DIALOGUE = ["human", "gpt"]
@@ -50,6 +51,37 @@ def check_turns(turns: list[Turn]) -> Placeholders:
     return Placeholders(asked, total - asked)
 
 
+def is_document(turns: list[Turn]) -> bool:
+    """Whether this is no conversation but a document: texts, and `<image>` for each image."""
+    return bool(turns) and all(turn.role == DOCUMENT_ROLE for turn in turns)
+
+
+def check_pieces(turns: list[Turn]) -> Placeholders:
+    """Check the pieces of a document, or the turns of a conversation.
+
+    Raises:
+        RecordError: with the reason; the message names the piece and lacks the record's place.
+    """
+    if not is_document(turns):
+        return check_turns(turns)
+    asked = 0
+    for number, turn in enumerate(turns):
+        if turn.value == IMAGE_PLACEHOLDER:
+            asked += 1
+        elif not turn.value.strip():
+            _reject("empty_value", f"piece {number} is empty")
+        elif IMAGE_PLACEHOLDER in turn.value:
+            _reject(
+                "literal_placeholder",
+                f"piece {number} has a literal '{IMAGE_PLACEHOLDER}' within its text",
+            )
+        elif "\0" in turn.value:
+            _reject("nul_in_text", f"piece {number} holds a NUL character")
+    if asked == len(turns):
+        _reject("no_text", "has images and no text")
+    return Placeholders(asked, 0)
+
+
 def check_placeholders(record: Record, placeholders: Placeholders, *, insert: bool) -> bool:
     """Count placeholders against images.
 
@@ -79,6 +111,8 @@ def check_placeholders(record: Record, placeholders: Placeholders, *, insert: bo
 
 def _reject_turns(turns: list[Turn], first: int) -> NoReturn:
     """Say what is wrong with the first bad turn of a conversation that is known to have one."""
+    if is_document(turns):
+        _reject("is_document", "is a document of texts and images, not a conversation")
     if first == len(turns):
         _reject("empty_conversation", "the conversation is only a system turn")
     for number, turn in enumerate(turns):

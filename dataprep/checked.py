@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import RecordError
-from .check import check_placeholders, check_turns
+from .check import check_placeholders
+from .layouts import LAYOUTS, NEVA, Layout
 from .readers.form import ReadRecord
 from .readers.record import Record
 
@@ -43,6 +44,7 @@ def check_records(
     rows: list[tuple[int, int, int, int]],
     *,
     may_insert: bool,
+    layout: Layout = LAYOUTS[NEVA],
 ) -> Iterator[Checked]:
     """Read and check the records of a shard's plan, in its order.
 
@@ -51,9 +53,10 @@ def check_records(
         read: reads one of its records.
         rows: of the plan: ordinal, offset, length, blocks.
         may_insert: whether an image record without any placeholder may be repaired.
+        layout: that a record must fit.
     """
     for at in range(0, len(rows), _BATCH):
-        yield from _batch(data, read, rows[at : at + _BATCH], may_insert)
+        yield from _batch(data, read, rows[at : at + _BATCH], may_insert, layout)
 
 
 def _batch(
@@ -61,15 +64,18 @@ def _batch(
     read: ReadRecord,
     rows: Iterable[tuple[int, int, int, int]],
     may_insert: bool,
+    layout: Layout,
 ) -> list[Checked]:
-    batch = []
+    batch, check, fit = [], layout.check, layout.fit
     for ordinal, offset, length, _ in rows:
         content = raw = data[offset : offset + length]
         record = None
         try:
             content, record, repairs = read(raw)
-            found = check_turns(record.turns)
+            found = check(record.turns)
             insert = check_placeholders(record, found, insert=may_insert)
+            if fit is not None:
+                repairs += fit(record, found)
             batch.append(
                 Checked(
                     ordinal, offset, raw, content, record, insert, found.answered, repairs, None

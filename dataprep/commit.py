@@ -19,6 +19,7 @@ from ..loaders.format import (
 from .files import TEMPORARY_SUFFIX, publish, sync_folder, temporary, told, write_file
 from .index import write_commit_marker, write_index, write_metadata
 from .journal import Journal
+from .layouts import NEVA
 from .quarantine import Rejected
 
 
@@ -66,7 +67,7 @@ def commit(out: Path, journal: Journal, manifest: Manifest) -> None:
         _uncommit(out)
     if manifest.shards:
         write_index(out, (result for result in journal.results() if result.samples))
-        write_metadata(out, manifest.shards)
+        write_metadata(out, manifest.shards, manifest.options.get("layout", NEVA))
     pretty = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     write_file(out / MANIFEST_FILE, pretty + b"\n")
     with told(out):

@@ -17,7 +17,6 @@ import yaml
 
 from ..errors import ShardError
 from ..loaders.format import (
-    DATASET_FILE,
     ENERGON_VERSION,
     INDEX_FILE,
     INDEX_UUID_FILE,
@@ -27,6 +26,7 @@ from ..loaders.format import (
     sample_key,
 )
 from .files import publish, temporary, told, write_file
+from .layouts import write_layout
 from .shard import ShardResult
 
 _TABLES = (
@@ -96,7 +96,7 @@ def _fill(database: sqlite3.Connection, results: Iterable[ShardResult]) -> None:
     database.execute("COMMIT")
 
 
-def write_metadata(out: Path, shards: list[ShardEntry]) -> None:
+def write_metadata(out: Path, shards: list[ShardEntry], layout: str) -> None:
     """Write split.yaml, dataset.yaml and index.uuid; the commit marker comes later.
 
     Raises:
@@ -108,8 +108,7 @@ def write_metadata(out: Path, shards: list[ShardEntry]) -> None:
     parts = {name: collapse(names) for name, names in splits.items()}
     config = {"split_parts": parts, "exclude": []}
     write_file(out / SPLIT_FILE, yaml.safe_dump(config, sort_keys=False).encode())
-    dataset = {"__module__": "megatron.energon", "__class__": "CrudeWebdataset"}
-    write_file(out / DATASET_FILE, yaml.safe_dump(dataset, sort_keys=False).encode())
+    write_layout(out, layout)
     # energon draws it at random; ours follows from the content, so that equal data has equal bytes.
     content = "".join(f"{shard.name}:{shard.xxh3_128};" for shard in shards)
     write_file(out / INDEX_UUID_FILE, str(uuid.uuid5(uuid.NAMESPACE_OID, content)).encode())

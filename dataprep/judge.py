@@ -15,6 +15,7 @@ from .checked import Checked, check_records
 from .dedup import MARK, mark_of
 from .engines.job import Job
 from .filter import Fields, Filters
+from .layouts import layout_of
 from .leakage import Evaluation, Excluder, Leak
 from .options import parse_dedup
 from .pictures import Pictures
@@ -105,7 +106,13 @@ class _Judge:
         looks: list[int] = []
         may_insert = self._options.placeholder == "insert"
         for place, found in enumerate(
-            check_records(self._source.data, self._read, rows.tolist(), may_insert=may_insert)
+            check_records(
+                self._source.data,
+                self._read,
+                rows.tolist(),
+                may_insert=may_insert,
+                layout=layout_of(self._options.layout),
+            )
         ):
             # What is wrong with a record, or with its images, its shard will say.
             if found.record is None or found.error is not None:

@@ -20,6 +20,7 @@ import xxhash
 
 from ..errors import RecordError, ShardError
 from .files import told, write_file
+from .layouts import layout_of
 from .options import ConvertOptions
 from .readers.form import LLAVA, ReadRecord
 from .source import Source
@@ -181,6 +182,7 @@ def _scan(
     """One pass over the source: where each record is, how big it gets, and its split."""
     columns = _Columns(array("Q"), array("I"), array("I"), array("B"), array("Q"), array("Q"))
     bounds = _split_bounds(options.split.values())
+    copies = 2 if layout_of(options.layout).has_fields else 1
     hashed, size_of = xxhash.xxh3_64_intdigest, images.size
     data = memoryview(source.data)
     read_head = _read_head if source.form == LLAVA else partial(_read_whole, source.reader())
@@ -196,7 +198,7 @@ def _scan(
             share, id_hash = hashed(raw), hashed(b"\0%d" % ordinal)
         else:
             share = id_hash = hashed(str(head.id).encode())
-        blocks = 2 + (length + 64) // BLOCK_BYTES
+        blocks = 2 + (copies * length + 64) // BLOCK_BYTES
         for path in _paths(head):
             blocks += 2 + size_of(path) // BLOCK_BYTES
             columns.image_hash.append(hashed(path.encode()))

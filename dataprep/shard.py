@@ -19,6 +19,7 @@ from ..loaders.format import ImageEntry, sample_key
 from .checked import Checked, check_records
 from .files import write_file
 from .image import SAME_EXTENSION, Header, decode_fully, read_header
+from .layouts import add_fields, layout_of
 from .member_json import member_json
 from .options import ConvertOptions
 from .plan import ShardPlan
@@ -91,6 +92,7 @@ class ShardMaker:
         self.images = images
         self.read = source.reader()
         self.options = options
+        self.layout = layout_of(options.layout)
         self.shrinking = shrinking_of(options)
         self.out = out
 
@@ -131,7 +133,9 @@ class ShardMaker:
         rejected: list[Rejected] = []
         turns = images = inserted = added_ids = renamed = in_answers = changed = saved = 0
         repairs: Counter[str] = Counter()
-        checked = check_records(self.source.data, self.read, rows, may_insert=may_insert)
+        checked = check_records(
+            self.source.data, self.read, rows, may_insert=may_insert, layout=self.layout
+        )
         for done, found in enumerate(checked):
             if done % _PROGRESS_EVERY == 0:
                 progress(tar.offset, done, len(rejected))
@@ -195,6 +199,8 @@ class ShardMaker:
         ]
         entries = [image.entry for image in added]
         content = member_json(found.content, record, key, entries, insert=found.insert)
+        if self.layout.has_fields:
+            content = add_fields(content, record, insert=found.insert)
         tar.add_bytes("json", key, content)
         return record, added
 

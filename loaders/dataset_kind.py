@@ -1,8 +1,8 @@
 """What kind of samples a dataset has, from its dataset.yaml, held against an allowlist.
 
-Three kinds pass: crude ones, such as convert writes; energon's typed ones whose `field_map` says
-where each field is; and, only with `trust_dataset_code`, typed ones whose fields are made by a
-Python file in the dataset.
+Four kinds pass: crude ones, such as convert writes; energon's typed ones whose `field_map` says
+where each field is; typed ones whose Python file is sample_loader.py as it stands beside this file,
+which is called in its place; and, only with `trust_dataset_code`, those with any other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ShardError
+from . import sample_loader as known
 from .format import DATASET_FILE, SPLIT_FILE
 from .trust import (
     MODULE,
@@ -41,6 +42,13 @@ SAMPLE_TYPES = (
 )
 """Sample types of energon that dataset.yaml may name; each is plain data."""
 
+LOADER_FILE = "sample_loader.py"
+KNOWN_LOADERS = {
+    "InterleavedSample": known.interleaved,
+    "SimilarityInterleavedSample": known.similarity,
+}
+"""Sample type -> the function of sample_loader.py that makes it."""
+
 _TYPED_KEYS = frozenset({"sample_type", "field_map", "subflavors"})
 _CODE_KEYS = frozenset({"sample_loader", "part_filter"})
 
@@ -57,6 +65,8 @@ class DatasetKind:
     """`file.py:function` in the dataset's metadata folder; only if its code is trusted."""
     part_filter: str | list[str] | None = None
     """Members that the sample loader sees: a function like it, or their names; None for all."""
+    is_known: bool = False
+    """Whether the code is ours: KNOWN_LOADERS has it, and the dataset's copy is not run."""
 
 
 CRUDE = DatasetKind()
@@ -112,10 +122,12 @@ def read_kind(
     if named not in SAMPLE_TYPES:
         allowed = ", ".join(("CrudeWebdataset", *SAMPLE_TYPES))
         refuse(file, "", f"asks for the sample type {named}", f"known are {allowed}")
-    allowed_keys = _TYPED_KEYS | (_CODE_KEYS if trust_dataset_code else frozenset())
     described = {key: value for key, value in config.items() if key not in _CLASS_KEYS}
+    is_known = _is_known(file, named, described)
+    may_have_code = trust_dataset_code or is_known
+    allowed_keys = _TYPED_KEYS | (_CODE_KEYS if may_have_code else frozenset())
     for key in sorted(_CODE_KEYS & described.keys()):
-        if not trust_dataset_code:
+        if not may_have_code:
             refuse(
                 file,
                 key,
@@ -128,7 +140,27 @@ def read_kind(
     refuse_code(file, "subflavors", subflavors)
     if not isinstance(subflavors, dict):
         raise ShardError(f"{file}: 'subflavors' is no map; write it as 'key: value' lines")
-    return _typed(file, named, described), subflavors
+    return _typed(file, named, described, is_known), subflavors
+
+
+def known_loader_text() -> bytes:
+    """The code that a dataset may have: sample_loader.py, as it stands here."""
+    return Path(known.__file__).read_bytes()
+
+
+def _is_known(file: Path, sample_type: str, described: dict[str, Any]) -> bool:
+    """Whether a dataset's code is ours, byte for byte."""
+    if sample_type not in KNOWN_LOADERS:
+        return False
+    named = described.get("sample_loader"), described.get("part_filter")
+    function = KNOWN_LOADERS[sample_type].__name__
+    if named != (f"{LOADER_FILE}:{function}", f"{LOADER_FILE}:part_filter"):
+        return False
+    code = file.parent / LOADER_FILE
+    try:
+        return code.is_file() and code.read_bytes() == known_loader_text()
+    except OSError:
+        return False
 
 
 _CLASS_KEYS = frozenset({"__module__", "__class__"})
@@ -153,7 +185,7 @@ def _sample_type(config: Any) -> str | None:
     return str(described["__class__"]) if described["__module__"] == MODULE else None
 
 
-def _typed(file: Path, sample_type: str, described: dict[str, Any]) -> DatasetKind:
+def _typed(file: Path, sample_type: str, described: dict[str, Any], is_known: bool) -> DatasetKind:
     has_code = "sample_loader" in described
     if has_code == ("field_map" in described):
         raise ShardError(
@@ -166,6 +198,7 @@ def _typed(file: Path, sample_type: str, described: dict[str, Any]) -> DatasetKi
             field_map=msgspec.convert(described.get("field_map"), dict[str, str] | None),
             sample_loader=msgspec.convert(described.get("sample_loader"), str | None),
             part_filter=msgspec.convert(described.get("part_filter"), str | list[str] | None),
+            is_known=is_known,
         )
     except msgspec.ValidationError as error:
         raise ShardError(f"{file}: is not as energon writes it ({error}); correct it") from error

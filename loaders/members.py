@@ -14,7 +14,9 @@ from .format import IMAGE_PLACEHOLDER, ImageEntry
 
 JSON_MEMBER = "json"
 """What follows the key in the name of a sample's record; the record is the last member."""
-USER_ROLES = frozenset(("human", "user"))
+DOCUMENT_ROLE = "text"
+"""Of the pieces of a document; a piece is a text, or the `<image>` of one image."""
+USER_ROLES = frozenset(("human", "user", DOCUMENT_ROLE))
 """Turns in which `<image>` is a place for an image; elsewhere it is plain text."""
 
 

@@ -18,7 +18,7 @@ from megatron.energon.flavors.webdataset.field_access import (
 from megatron.energon.module_loader import ModuleLoader
 
 from ..errors import NevaPrepError, RecordError, ShardError
-from .dataset_kind import DatasetKind
+from .dataset_kind import KNOWN_LOADERS, DatasetKind
 from .format import DATASET_FILE, META_DIR
 from .sample import FailedSample
 from .trust import TrustedDataset
@@ -88,7 +88,7 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
             return self.__sample_type__(**{**fields, **base})
         except NevaPrepError as error:
             return FailedSample(**base, error=error)
-        except (LookupError, ValueError, TypeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
             finding = " ".join(str(error).split())[:300]
             fault = RecordError(
                 f"sample {raw_data['__key__']}: is no {self.__sample_type__.__name__}: {finding}; "
@@ -110,6 +110,8 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
 def _reader(
     dataset: TrustedDataset, kind: DatasetKind, sample_type: type
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    if kind.is_known:
+        return _KnownReader(str(kind.sample_type))
     if kind.field_map is None:
         return _CodeReader(str(dataset.path / META_DIR), str(kind.sample_loader), kind.part_filter)
     known = {field.name for field in dataclasses.fields(sample_type)}
@@ -146,6 +148,17 @@ class _FieldReader:
             if field in fields:
                 fields[field] = _with_members(fields[field], members)
         return fields
+
+
+class _KnownReader:
+    """Makes the fields of a sample as a dataset's copy of sample_loader.py would."""
+
+    def __init__(self, sample_type: str) -> None:
+        self._sample_type = sample_type
+
+    def __call__(self, members: dict[str, Any]) -> dict[str, Any]:
+        decoded = {name: decode_member(name, data) for name, data in members.items()}
+        return KNOWN_LOADERS[self._sample_type](decoded)
 
 
 class _CodeReader:
