@@ -30,6 +30,7 @@ REJECTIONS: dict[str, str] = {
     "placeholder_mismatch": "write '<image>' once for each image, in human turns",
     # The record against the layout.
     "literal_placeholder": "write '<image>' another way: it would be taken for an image's place",
+    "bad_document": "correct the lists of texts and images that the message names",
     "is_document": "convert documents with --layout interleaved or --layout similarity",
     "no_text": "add a text: without one nothing is trained",
     "unfit_layout": "convert with the layout that the message names, or change the record",
