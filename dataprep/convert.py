@@ -9,25 +9,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from ..errors import ConfigError, RecordError
 from ..loaders.format import FORMAT_VERSION, Manifest, SourceEntry, read_manifest
-from .choose import choose, chooses
 from .commit import commit, shard_entries, write_quarantine
 from .engine import run_shards
 from .engines.job import Job, Tally
 from .journal import Journal
 from .options import ConvertOptions
-from .plan import Chosen, Plan, make_plan
+from .plan import Plan
+from .prepare import prepare, refuse_missing, source_entry
 from .quarantine import Rejected, numbered
 from .readers.open import open_any
 from .report import ConvertReport, add_rejections, add_results
 from .source import Source
 from .stores.open import open_images
-from .stores.store import ImageStore
 from .watch import Watch
 from .workplace import workplace
 
@@ -57,45 +55,27 @@ def convert(
         ShardError: the disk refuses; run again with `resume`.
     """
     options, watch, out = options or ConvertOptions(), watch or Watch(), Path(out)
+    if options.finish:
+        options = replace(options, resume=True)
     times: dict[str, float] = {}
-    with workplace(out, options) as journal, _work_folder(journal) as work:
-        opened, lying = open_any(Path(source), work)
-        store = open_images(lying if images is None else os.fspath(images), work)
+    with workplace(out, options) as journal:
         if journal is None:
-            _refuse_another(out, _source_entry(opened, store), options)
+            _refuse_another(source, images, out, options)
             return stored_report(out)
-        if journal.is_retry():
-            raise ConfigError(
-                f"{out}: holds an unfinished --retry; go on with --retry and --resume"
-            )
         with _timed(times, "plan"):
-            entry = _source_entry(opened, store)
-            job = job_of(opened, store, options, out, journal)
-            plan = _plan(opened, entry, store, job, journal, watch)
+            ready = prepare(source, images, options, out, journal, watch)
         with _timed(times, "write"):
-            write_shards(job, plan, journal, watch)
+            if options.finish:
+                refuse_missing(ready.plan, journal)
+            write_shards(ready.job, ready.plan, journal, watch)
         with _timed(times, "finish"):
             watch.begin("finish", None)
-            report = plan_report(opened, plan)
-            manifest = _manifest(entry, options)
+            opened = ready.source
+            report = plan_report(opened, ready.plan)
+            manifest = _manifest(ready.entry, options)
             finish(out, manifest, options.dry_run, report, journal, lambda r: numbered(r, opened))
     report.out, report.dry_run, report.seconds = os.fspath(out), options.dry_run, times
     return report
-
-
-def job_of(
-    source: Source, images: ImageStore, options: ConvertOptions, out: Path, journal: Journal
-) -> Job:
-    """What a process needs to write shards of a source."""
-    return Job(
-        source=source.path,
-        source_name=source.name,
-        form=source.form,
-        images=images.root,
-        options=options,
-        out=out,
-        journal=journal.folder,
-    )
 
 
 def stored_report(out: Path) -> ConvertReport:
@@ -113,8 +93,9 @@ def write_shards(job: Job, plan: Plan, journal: Journal, watch: Watch) -> None:
         ShardError: the disk refuses, or a worker died.
     """
     pending = [shard for shard in plan.shards if not journal.is_done(shard)]
-    done = sum(shard.stop - shard.start for shard in plan.shards if shard not in pending)
-    watch.begin("write", sum(shard.stop - shard.start for shard in plan.shards))
+    total = sum(shard.stop - shard.start for shard in plan.shards)
+    done = total - sum(shard.stop - shard.start for shard in pending)
+    watch.begin("write", total)
 
     def tick(tally: Tally) -> None:
         watch.update(done + tally.records, tally.bytes, tally.rejected)
@@ -122,7 +103,9 @@ def write_shards(job: Job, plan: Plan, journal: Journal, watch: Watch) -> None:
             _check_errors(journal, job.options, plan.records, tally.rejected)
 
     run_shards(job, pending, tick)
-    _check_errors(journal, job.options, plan.records, sum(r.rejected for r in journal.summaries()))
+    if job.options.max_errors is not None:
+        rejected = sum(result.rejected for result in journal.summaries())
+        _check_errors(journal, job.options, plan.records, rejected)
 
 
 def finish(
@@ -178,35 +161,18 @@ def plan_report(source: Source, plan: Plan) -> ConvertReport:
     )
 
 
-def _plan(
-    source: Source,
-    entry: SourceEntry,
-    images: ImageStore,
-    job: Job,
-    journal: Journal,
-    watch: Watch,
-) -> Plan:
-    options = job.options
-    inputs: dict[str, Any] = {"source": msgspec.to_builtins(entry), **options.deciding()}
-    plan = journal.load_plan(inputs)
-    if plan is None:
-        keep, chosen = choose(source, job, watch) if chooses(options) else (None, Chosen())
-        watch.begin("plan", None)
-        plan = make_plan(
-            source,
-            images,
-            options,
-            journal.rows,
-            keep=keep,
-            progress=lambda records: watch.update(records, 0, 0),
-        )
-        plan = replace(plan, chosen=chosen)
-        journal.save_plan(plan, inputs)
-    return plan
-
-
-def _refuse_another(out: Path, entry: SourceEntry, options: ConvertOptions) -> None:
+def _refuse_another(
+    source: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None,
+    out: Path,
+    options: ConvertOptions,
+) -> None:
     """Refuse to take a finished dataset for the result of another source or other options."""
+    # A dataset that is finished has no journal.
+    with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
+        opened, lying = open_any(Path(source), Path(folder))
+        store = open_images(lying if images is None else os.fspath(images), Path(folder))
+        entry = source_entry(opened, store, opened.fingerprint())
     manifest = read_manifest(out)
     given = {"source": entry, **options.deciding()}
     differing = [
@@ -231,17 +197,6 @@ def _manifest(entry: SourceEntry, options: ConvertOptions) -> Manifest:
     )
 
 
-def _source_entry(source: Source, images: ImageStore) -> SourceEntry:
-    return SourceEntry(
-        name=source.name,
-        format=source.format,
-        form=source.form,
-        bytes=len(source.data),
-        xxh3_128=source.fingerprint(),
-        images=images.root,
-    )
-
-
 def _check_errors(journal: Journal, options: ConvertOptions, records: int, rejected: int) -> None:
     limit = options.max_errors
     if limit is None or rejected <= (limit * records if isinstance(limit, float) else limit):
@@ -257,16 +212,6 @@ def _check_errors(journal: Journal, options: ConvertOptions, records: int, rejec
         f"{said}: {reasons}; for example {first}. Correct the source, or go on with --resume and a "
         "larger --max-errors"
     )
-
-
-@contextmanager
-def _work_folder(journal: Journal | None) -> Iterator[Path]:
-    """Where to put what is made of a source: a dataset that is finished has no journal."""
-    if journal is not None:
-        yield journal.work
-        return
-    with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
-        yield Path(folder)
 
 
 @contextmanager

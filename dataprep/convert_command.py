@@ -22,6 +22,8 @@ Examples:
   neva-prep convert chat.jsonl --images img/ --out shards/ --resume
   neva-prep convert chat.jsonl --images img/ --out shards/ --resize 336 --filter 'turns <= 10'
   neva-prep convert --retry shards/quarantine.jsonl
+  neva-prep convert chat.jsonl --images img/ --out shards/ --task 3/8   # one of 8 machines
+  neva-prep convert chat.jsonl --images img/ --out shards/ --finish     # when all 8 have ended
 \b
 Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
             4 finished with quarantined records, 130 interrupted (go on with --resume).
@@ -137,6 +139,12 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     metavar="ADDRESS",
     help="Of the Ray cluster, e.g. auto or host:6379.  [default: RAY_ADDRESS, or this machine]",
 )
+@click.option(
+    "--task",
+    metavar="K/N",
+    help="Write only each Nth shard, from the Kth on (0 to N-1): one of N tasks that share --out.",
+)
+@click.option("--finish", is_flag=True, help="Make the dataset of what the tasks wrote.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
 @click.option("--overwrite", is_flag=True, help="Replace the dataset in --out.")
 @click.option(
@@ -169,6 +177,10 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
         chosen["max_errors"] = parse_max_errors(given["max_errors"])
     options = ConvertOptions(**chosen)
     changes = {name: chosen[name] for name in chosen if _was_given(ctx, name)}
+    if given["task"] is not None:
+        from .task_command import run_task
+
+        run_task(ctx, given, options)
     try:
         if given["quiet"] or given["as_json"]:
             report = _convert(given, options, changes, Watch())
@@ -207,6 +219,7 @@ _OPTIONS = (
     "workers",
     "engine",
     "ray_address",
+    "finish",
     "resume",
     "overwrite",
     "dry_run",

@@ -42,7 +42,7 @@ def open_alone(path: Path) -> int:
         fd = os.open(temporary(path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours = _has_name(fd, temporary(path))
+            is_ours = has_name(fd, temporary(path))
         except BlockingIOError:
             is_ours = False
         except OSError:
@@ -60,7 +60,7 @@ def open_alone(path: Path) -> int:
         time.sleep(0.05)
 
 
-def _has_name(fd: int, path: Path) -> bool:
+def has_name(fd: int, path: Path) -> bool:
     """Whether an open file still has the name it was opened by: it may just have been renamed."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())

@@ -6,12 +6,12 @@ result is here, which is written after its tar and index are durable.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import time
+import tempfile
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,11 @@ import numpy as np
 
 from ..errors import ConfigError, ShardError
 from .files import TEMPORARY_SUFFIX, sync_folder, temporary, told, write_file
+from .lock import FolderLock
 from .plan import Plan, ShardPlan
 from .quarantine import Rejected
 from .shard import ShardResult, ShardSummary
+from .source import Source
 
 RETRY_MARKER = "retry"
 """A file in a journal that a `--retry` began."""
@@ -30,8 +32,10 @@ OVERWRITE_MARKER = "overwrite"
 """A file in a journal while what was there before is being removed."""
 ROWS_FILE = "plan.rows"
 WORK_FOLDER = "work"
+_PLAN_FILE = "plan.json"
+_FINGERPRINT_FILE = "fingerprint.json"
 _LOCK = "lock"
-_LOCK_SECONDS = 5.0
+_TASKS_SUFFIX = "-tasks"
 
 
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,70 +56,62 @@ class _Index(msgspec.Struct):
 _decode_index = msgspec.json.Decoder(_Index).decode
 
 
-def save_result(folder: Path, result: ShardResult, rejected: list[Rejected]) -> None:
-    """Note in a journal's folder that a shard is done, and which records it rejected.
+class _Fingerprint(msgspec.Struct, frozen=True):
+    """fingerprint.json: of a source, and how its file looked then."""
 
-    Raises:
-        ShardError: the disk refuses.
-    """
-    save_encoded(folder, result.name, *encode_result(result, rejected))
-
-
-def encode_result(result: ShardResult, rejected: list[Rejected]) -> tuple[bytes, bytes]:
-    """The two files of a finished shard: its result, and the records that it rejected."""
-    return msgspec.json.encode(result), _lines(rejected)
-
-
-def save_encoded(folder: Path, name: str, result: bytes, rejected: bytes) -> None:
-    """Put the files of a finished shard into a journal's folder; see `encode_result`.
-
-    Raises:
-        ShardError: the disk refuses.
-    """
-    write_file(folder / f"{name}.rejected.jsonl", rejected)
-    # Last: it is what makes the shard count as done.
-    write_file(folder / f"{name}.json", result)
-
-
-def save_rejected(folder: Path, name: str, rejected: list[Rejected]) -> None:
-    """Store rejected records in a journal's folder.
-
-    Raises:
-        ShardError: the disk refuses.
-    """
-    write_file(folder / f"{name}.rejected.jsonl", _lines(rejected))
-
-
-def _lines(rejected: list[Rejected]) -> bytes:
-    return b"".join(msgspec.json.encode(row) + b"\n" for row in rejected)
+    xxh3_128: str
+    stamp: list[int]
 
 
 class Journal:
     """The journal folder of one conversion, locked while the object lives."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         """Open or make a journal.
+
+        Args:
+            folder: where it lies.
+            shared: among tasks, each of which writes its own shards of one plan.
 
         Raises:
             ShardError: another conversion writes there, or the disk refuses.
         """
         self.folder = folder
+        self._is_task = shared
         with told(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            # Workers inherit the lock: it is free once the last of them has gone.
-            self._lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    self.close()
-                    raise ShardError(
-                        f"{folder.parent}: another conversion is writing here; wait for it"
-                    ) from error
-                time.sleep(0.05)
+        self._lock = FolderLock(folder / _LOCK)
+        self.hold(shared=shared)
+
+    def hold(self, *, shared: bool) -> None:
+        """Change the hold on the journal; a task waits while another one plans.
+
+        Raises:
+            ShardError: another conversion holds it, or has come to its end meanwhile.
+        """
+        self._lock.hold(shared=shared, patient=lambda: self._is_task and not self.has_plan())
+
+    def has_plan(self) -> bool:
+        """Whether planning was finished, by whomever."""
+        return (self.folder / _PLAN_FILE).exists()
+
+    def fingerprint(self, source: Source) -> str:
+        """A source's fingerprint; who goes on with a file that is untouched need not read it all.
+
+        Raises:
+            ShardError: the disk refuses.
+        """
+        status = source.path.stat()
+        stamp = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+        path = self.work / _FINGERPRINT_FILE
+        with suppress(OSError, msgspec.DecodeError):
+            stored = msgspec.json.decode(path.read_bytes(), type=_Fingerprint)
+            if stored.stamp == stamp:
+                return stored.xxh3_128
+        found = _Fingerprint(source.fingerprint(), stamp)
+        if not self._lock.is_shared:
+            write_file(path, msgspec.json.encode(found))
+        return found.xxh3_128
 
     @property
     def rows(self) -> Path:
@@ -133,7 +129,7 @@ class Journal:
     def save_plan(self, plan: Plan, inputs: dict[str, Any]) -> None:
         """Store a plan whose rows are written."""
         content = msgspec.json.encode(PlanFile(inputs=inputs, plan=plan))
-        write_file(self.folder / "plan.json", content)
+        write_file(self.folder / _PLAN_FILE, content)
 
     def load_plan(self, inputs: dict[str, Any]) -> Plan | None:
         """The stored plan, or None where planning was not finished.
@@ -141,7 +137,7 @@ class Journal:
         Raises:
             ConfigError: it was made from another source or with other options.
         """
-        path = self.folder / "plan.json"
+        path = self.folder / _PLAN_FILE
         try:
             with told(path, "read"):
                 content = path.read_bytes() if path.exists() else None
@@ -161,6 +157,22 @@ class Journal:
             )
         return stored.plan
 
+    def note_tasks(self, count: int) -> None:
+        """Remember among how many tasks the shards are divided, for messages.
+
+        Raises:
+            ShardError: the disk refuses.
+        """
+        # The name tells it: several tasks may write it at the same time.
+        with told(self.work):
+            (self.work / f"{count}{_TASKS_SUFFIX}").touch()
+
+    def task_count(self) -> int | None:
+        """Among how many tasks the shards are divided; None where that is not known."""
+        found = (self.folder / WORK_FOLDER).glob(f"*{_TASKS_SUFFIX}")
+        counts = [path.name.removesuffix(_TASKS_SUFFIX) for path in found]
+        return int(counts[0]) if len(counts) == 1 else None
+
     def is_retry(self) -> bool:
         """Whether a `--retry` is under way, rather than a first conversion."""
         return (self.folder / RETRY_MARKER).exists()
@@ -172,6 +184,16 @@ class Journal:
     def is_done(self, shard: ShardPlan) -> bool:
         """Whether a shard was finished, now or before."""
         return (self.folder / f"{shard.name}.json").exists()
+
+    def summary(self, shard: ShardPlan) -> ShardSummary:
+        """A finished shard in figures.
+
+        Raises:
+            ShardError: the disk refuses.
+        """
+        path = self.folder / f"{shard.name}.json"
+        with told(path, "read"):
+            return msgspec.json.decode(path.read_bytes(), type=ShardSummary)
 
     def summaries(self) -> Iterator[ShardSummary]:
         """Every finished shard in figures, sorted by name."""
@@ -193,30 +215,23 @@ class Journal:
 
         Only their places are held in memory: rejected records can be as many as records.
         """
-        together = self.folder / "rejected.tmp"
         index, start = array("Q"), array("Q", [0])
-        with told(together), together.open("wb") as target:
+        # Without a name: several tasks may look at the same time.
+        with told(self.folder), tempfile.TemporaryFile(dir=self.folder) as together:
             for path in sorted(self.folder.glob("*.rejected.jsonl")):
                 with path.open("rb") as file:
                     for line in file:
                         index.append(_decode_index(line).index)
                         start.append(start[-1] + len(line))
-                        target.write(line)
-        decode = msgspec.json.Decoder(Rejected).decode
-        with told(together, "read"):
-            file = together.open("rb")
-        with file:
+                        together.write(line)
+            decode = msgspec.json.Decoder(Rejected).decode
             for place in np.argsort(np.asarray(index), kind="stable").tolist():
-                with told(together, "read"):
-                    file.seek(start[place])
-                    row = file.read(start[place + 1] - start[place])
-                yield decode(row)
+                together.seek(start[place])
+                yield decode(together.read(start[place + 1] - start[place]))
 
     def close(self) -> None:
         """Unlock."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.close()
 
     def remove(self) -> None:
         """The dataset is whole: the journal has done its work.

@@ -72,6 +72,8 @@ class ConvertOptions:
     ray_address: str | None = None
     """Of the cluster; None for the one that RAY_ADDRESS names, or else this machine alone."""
     resume: bool = False
+    finish: bool = False
+    """Write no shard: make the dataset of those that tasks wrote."""
     overwrite: bool = False
     dry_run: bool = False
 
@@ -114,6 +116,8 @@ class ConvertOptions:
             raise ConfigError("--split names no split; for example train=0.98,val=0.02")
         if self.ray_address is not None and self.engine != "ray":
             raise ConfigError("--ray-address is for --engine ray; give both or none")
+        if self.finish and (self.overwrite or self.dry_run):
+            raise ConfigError("--finish ends what tasks wrote; give no --overwrite or --dry-run")
         if self.resume and self.overwrite:
             raise ConfigError(
                 "--resume keeps what is there, --overwrite removes it; give one of them"

@@ -27,11 +27,12 @@ from .convert import finish, stored_report, write_shards
 from .engines.job import Job
 from .files import TEMPORARY_SUFFIX, write_file
 from .index import indices_in, read_index
-from .journal import RETRY_MARKER, Journal, is_begun, save_rejected, save_result
+from .journal import RETRY_MARKER, Journal, is_begun
 from .options import ConvertOptions
 from .plan import Chosen, Plan, make_plan
 from .quarantine import Rejected, read_quarantine, record_bytes
 from .report import ConvertReport
+from .results import save_rejected, save_result
 from .source import open_source
 from .stores.open import open_images
 from .stores.store import ImageStore

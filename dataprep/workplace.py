@@ -38,9 +38,9 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
         with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
             yield Journal(Path(folder))
         return
-    _refuse_foreign(out, options)
+    refuse_foreign(out, options)
     is_new = not out.exists()
-    _make_folder(out)
+    make_folder(out)
     shutil.rmtree(out / f"{JOURNAL_DIR}{TEMPORARY_SUFFIX}", ignore_errors=True)
     if options.resume and is_finished(out):
         yield None
@@ -63,7 +63,13 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
         journal.close()
 
 
-def _make_folder(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Make the output folder.
+
+    Raises:
+        ConfigError: it cannot be made.
+        ShardError: the disk refuses.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,7 +84,12 @@ def is_finished(out: Path) -> bool:
     return (out / MANIFEST_FILE).exists() and not is_begun(out / JOURNAL_DIR)
 
 
-def _refuse_foreign(out: Path, options: ConvertOptions) -> None:
+def refuse_foreign(out: Path, options: ConvertOptions) -> None:
+    """Refuse a folder that holds something the options do not allow to touch.
+
+    Raises:
+        ConfigError: it does.
+    """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..convert import job_of, plan_report, write_shards
+from ..convert import plan_report, write_shards
 from ..journal import Journal
 from ..options import ConvertOptions
 from ..plan import make_plan
+from ..prepare import job_of
 from ..quarantine import Rejected, numbered
 from ..report import ConvertReport, add_results
 from ..source import Source

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ShardError
-from ..journal import save_result
 from ..plan import ShardPlan, read_rows
 from ..processes import begin_worker, interrupts_held, start_context
+from ..results import save_result
 from .job import Job, Progress, Tally, Worker
 
 _TICK_SECONDS = 0.1

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError, NevaPrepError, ShardError
-from ..journal import encode_result, save_encoded
 from ..options import ConvertOptions
 from ..plan import ShardPlan, read_rows
+from ..results import encode_result, save_encoded
 from .job import Job, Tally, Worker
 
 TASK_BYTES = 512 << 20
