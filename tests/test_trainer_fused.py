@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from trainer_help import TINY, TINY_LANGUAGE, one_rank, packed_batch, padded_batch
+from trainer_help import TINY, TINY_LANGUAGE, TINY_VISION, one_rank, packed_batch, padded_batch
 
 from neva_prep.errors import ConfigError
-from neva_prep.trainer import ComputeConfig, NevaConfig
+from neva_prep.trainer import ComputeConfig, NevaConfig, ParallelConfig
 from neva_prep.trainer.build import Training, build_training
+from neva_prep.trainer.fused.fp8 import rounded
+from neva_prep.trainer.hf_config import resolve
 from neva_prep.trainer.language_config import RopeScaling
 from neva_prep.trainer.lora import LoRA
 from neva_prep.trainer.step import train_step
+from neva_prep.trainer.vision import build_vision_encoder
 
 LANGUAGES = {
     "llama2": TINY_LANGUAGE,
@@ -27,6 +30,20 @@ LANGUAGES = {
     "mistral": replace(TINY_LANGUAGE, window_size=9),
     "qwen2": replace(TINY_LANGUAGE, add_qkv_bias=True, share_embeddings_and_output_weights=True),
     "part": replace(TINY_LANGUAGE, rotary_percent=0.5),
+}
+ACTIVATIONS: dict[str, Any] = {
+    "clip": "quick_gelu",
+    "siglip": "gelu_tanh",
+    "internvit": "gelu",
+}
+VISIONS = {
+    family: replace(
+        TINY_VISION,
+        family=family,
+        add_class_token=family != "siglip",
+        activation=ACTIVATIONS[family],
+    )
+    for family in ("clip", "siglip", "internvit")
 }
 PEFT = {
     "all": None,
@@ -110,11 +127,48 @@ def test_projector_alone_trains_as_with_megatron_core() -> None:
     compare(config, None, [packed_batch()])
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip", "internvit"])
+def test_a_frozen_vision_encoder_gives_the_same(family: str) -> None:
+    vision = VISIONS[family]
+    config = replace(TINY, vision_transformer_config=vision)
+    one_rank()
+    encoders = [
+        build_vision_encoder(resolve(config), ParallelConfig(), ComputeConfig(fused=fused))
+        for fused in (False, True)
+    ]
+    encoders[1].load_state_dict(encoders[0].state_dict())
+    encoders[1].requires_grad_(False)
+    pixels = torch.randn(3, 3, vision.img_h, vision.img_w)
+    plain, fused = (encoder(pixels) for encoder in encoders)
+    assert plain.std() > 0.1
+    assert torch.allclose(plain, fused, rtol=1e-5, atol=1e-5)
+    # What is trained must have its gradients.
+    encoders[1].requires_grad_(True)
+    encoders[1](pixels).sum().backward()
+    assert encoders[1].decoder.layers[0].mlp.linear_fc1.weight.grad is not None
+
+
 def test_the_fused_decoder_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     training = build(TINY, None, fused=True)
     decoder = training.chunks[0].language_model.decoder
     monkeypatch.setattr(decoder, "forward", lambda *a, **k: pytest.fail("called"))
     step(training, [packed_batch()])
+
+
+def test_eight_bits_need_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="fp8: needs a GPU"):
+        build(TINY, None, precision="fp8")
+
+
+def test_rounded_rows_are_near_and_keep_their_largest() -> None:
+    x = torch.randn(7, 33) * torch.logspace(-3, 3, 7)[:, None]
+    rows, scales = rounded(x)
+    back = rows.float() * scales
+    assert torch.allclose(back.abs().amax(1), x.abs().amax(1))
+    # Three bits of mantissa round by a sixteenth at most, small values by a step of the scale.
+    assert ((back - x).abs() <= x.abs() / 16 + scales * 2**-9).all()
 
 
 def test_a_model_that_it_cannot_run_is_refused() -> None:

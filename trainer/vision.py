@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .compat import prepare_megatron
 from .config import NevaConfig
+from .fused.vision import run_layers
 from .megatron_config import vision_transformer
 from .parallel_config import ComputeConfig, ParallelConfig
 from .spec import Norm, vision_block
@@ -33,6 +34,7 @@ class VisionEncoder(MegatronModule):  # type: ignore[misc]
         """Build `num_layers` of the encoder's layers, with random weights."""
         config = vision_transformer(shape, num_layers, parallel, compute)
         super().__init__(config=config)
+        self.fused = compute.fused if parallel.tensor_model_parallel_size == 1 else False
         dtype, width = config.params_dtype, shape.hidden_size
         # Parts have the names of megatron-core's CLIPViTModel.
         self.conv1 = nn.Conv2d(
@@ -73,9 +75,17 @@ class VisionEncoder(MegatronModule):  # type: ignore[misc]
         x = x + self.position_embeddings.weight
         if self.ln_pre is not None:
             x = self.ln_pre(x)
+        if self._is_fused(x):
+            return run_layers(self.decoder, x)
         x = self.decoder(x.transpose(0, 1).contiguous(), attention_mask=None)
         features: Tensor = x.transpose(0, 1)
         return features
+
+    def _is_fused(self, x: Tensor) -> bool:
+        """Whether the layers run by fused/vision.py, which knows no adapters and no gradients."""
+        if any(weight.requires_grad for weight in self.parameters()):
+            return False
+        return x.is_cuda and x.dtype is torch.bfloat16 if self.fused is None else self.fused
 
 
 class HFVisionEncoder(MegatronModule):  # type: ignore[misc]

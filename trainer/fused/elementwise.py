@@ -22,6 +22,14 @@ def add_norm(branch: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tu
     return total, F.rms_norm(total, weight.shape, weight, eps)
 
 
+def add_layer_norm(
+    x: Tensor, branch: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The sum, of the branch scaled per channel where there is a scale, and its layer norm."""
+    total = x + (branch if scale is None else scale * branch)
+    return total, F.layer_norm(total, weight.shape, weight, bias, eps)
+
+
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """silu(gate) · up, of [tokens, 2 · width] whose first half is the gate."""
     gate, up = gate_and_up.chunk(2, -1)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from .elementwise import compiled
 
 LARGEST = 448.0
 """Of float8_e4m3fn."""
@@ -68,7 +67,7 @@ class Rounded:
 
 def _product(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """Multiply by the transposed weight: [tokens, in] and [out, in] to [tokens, out]."""
-    rows, row_scales = compiled(rounded)(x) if x.is_cuda else rounded(x)
+    rows, row_scales = _rounded_fast(x)
     multiply: Any = torch._scaled_mm
     product: Tensor = multiply(
         rows,
@@ -79,6 +78,14 @@ def _product(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
         use_fast_accum=True,
     )
     return product
+
+
+def _rounded_fast(x: Tensor) -> tuple[Tensor, Tensor]:
+    if not x.is_cuda:
+        return rounded(x)
+    from .round_rows import round_rows
+
+    return round_rows(x)
 
 
 class RoundedWeights:
