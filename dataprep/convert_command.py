@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ Examples:
   neva-prep convert chat.jsonl --images img/ --dry-run
   neva-prep convert chat.jsonl --images img/ --out shards/ --resume
   neva-prep convert chat.jsonl --images img/ --out shards/ --resize 336 --filter 'turns <= 10'
+  neva-prep convert a.json b.jsonl --images A/ --images B/ --weight 1 --weight 0.5 --out blend/
   neva-prep convert --retry shards/quarantine.jsonl
   neva-prep convert chat.jsonl --images img/ --out shards/ --task 3/8   # one of 8 machines
   neva-prep convert chat.jsonl --images img/ --out shards/ --finish     # when all 8 have ended
@@ -31,9 +31,20 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 
 
 @click.command(epilog=_CONVERT_EXAMPLES)
-@click.argument("source", required=False, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.Path(path_type=Path))
 @click.option(
-    "--images", type=click.Path(), help="Folder of the images.  [default: the source's folder]"
+    "--images",
+    multiple=True,
+    type=click.Path(),
+    help="Folder of the images; one, or one for each SOURCE.  [default: the source's folder]",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    type=float,
+    metavar="W",
+    help="Of each of several SOURCEs in OUT/metadataset.yaml.  [default: 1]",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for the dataset; new or empty."
@@ -62,6 +73,18 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 )
 @click.option(
     "--pixel-limit", default=89_478_485, show_default=True, help="Most pixels of an image."
+)
+@click.option(
+    "--format",
+    default="auto",
+    show_default=True,
+    help="Form of the JSON records, such as llava, sharegpt, messages, alpaca, vqa; see "
+    "docs/formats.md.",
+)
+@click.option(
+    "--reader",
+    metavar="MODULE:FUNCTION",
+    help="A function of yours that is given SOURCE and yields records in LLaVA's form.",
 )
 @click.option(
     "--filter",
@@ -167,7 +190,9 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
     that get smaller lose detail for good, and become upright RGB; all others keep their bytes.
     """
     from .options import ConvertOptions, parse_max_errors, parse_size, parse_split
+    from .print_report import print_report
     from .progress import ProgressBar, stderr_console
+    from .sources_command import convert_sources, take_sources
     from .watch import Watch
 
     chosen = {name: given[name] for name in _OPTIONS}
@@ -177,11 +202,14 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
         chosen["max_errors"] = parse_max_errors(given["max_errors"])
     options = ConvertOptions(**chosen)
     changes = {name: chosen[name] for name in chosen if _was_given(ctx, name)}
+    parts = take_sources(given)
     if given["task"] is not None:
         from .task_command import run_task
 
         run_task(ctx, given, options)
     try:
+        if parts:
+            ctx.exit(convert_sources(given, parts, options))
         if given["quiet"] or given["as_json"]:
             report = _convert(given, options, changes, Watch())
         else:
@@ -194,7 +222,7 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
             err=True,
         )
         ctx.exit(130)
-    _print_report(report, given)
+    print_report(report, given)
     ctx.exit(3 if not report.samples else 4 if report.rejected else 0)
 
 
@@ -205,6 +233,8 @@ _OPTIONS = (
     "check",
     "pixel_limit",
     "limit",
+    "format",
+    "reader",
     "layout",
     "filter",
     "dedup",
@@ -248,35 +278,3 @@ def _convert(
     return convert(
         given["source"], given["images"], given["out"] or Path("dry-run"), options, watch
     )
-
-
-def _print_report(report: ConvertReport, given: dict[str, Any]) -> None:
-    if given["as_json"]:
-        click.echo(json.dumps(report.to_dict(), indent=2))
-    elif not given["quiet"]:
-        from rich.console import Console
-
-        from .show_report import show_report
-
-        show_report(report, Console(highlight=False))
-    if not report.samples:
-        from .plain_text import plain_text
-
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejections.items())
-        click.echo(
-            f"neva-prep: all {report.records:,} records were rejected ({reasons}); no dataset was "
-            f"made. {plain_text(_advice(report))}",
-            err=True,
-        )
-    elif report.rejected and not report.dry_run and not given["as_json"] and not given["quiet"]:
-        click.echo(
-            f"{report.rejected:,} rejected: see {report.out}/quarantine.jsonl; fix the records or "
-            f"their images, then: neva-prep convert --retry {report.out}/quarantine.jsonl",
-            err=True,
-        )
-
-
-def _advice(report: ConvertReport) -> str:
-    if set(report.rejections) == {"missing_image"}:
-        return f"Is --images the right folder? {report.examples['missing_image'][0]}"
-    return "The first one: " + next(iter(report.examples.values()))[0]

@@ -1,0 +1,40 @@
+"""What `neva-prep convert` says at its end: the report on stdout, advice on stderr."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+
+from .plain_text import plain_text
+from .report import ConvertReport
+from .show_report import show_report
+
+
+def print_report(report: ConvertReport, given: dict[str, Any]) -> None:
+    """Print what happened to every record, as the options say."""
+    if given["as_json"]:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    elif not given["quiet"]:
+        show_report(report, Console(highlight=False))
+    if not report.samples:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejections.items())
+        click.echo(
+            f"neva-prep: all {report.records:,} records were rejected ({reasons}); no dataset was "
+            f"made. {plain_text(_advice(report))}",
+            err=True,
+        )
+    elif report.rejected and not report.dry_run and not given["as_json"] and not given["quiet"]:
+        click.echo(
+            f"{report.rejected:,} rejected: see {report.out}/quarantine.jsonl; fix the records or "
+            f"their images, then: neva-prep convert --retry {report.out}/quarantine.jsonl",
+            err=True,
+        )
+
+
+def _advice(report: ConvertReport) -> str:
+    if set(report.rejections) == {"missing_image"}:
+        return f"Is --images the right folder? {report.examples['missing_image'][0]}"
+    return "The first one: " + next(iter(report.examples.values()))[0]
