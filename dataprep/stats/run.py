@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, RecordError, ShardError, TemplateError
+from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import QUARANTINE_FILE
-from ...loaders.trust import TrustedDataset, check_dataset
+from ...loaders.trust import TrustedDataset
 from ..folder import ImageFolder
 from ..quarantine import read_quarantine
 from ..source import Source, open_source
@@ -125,7 +126,7 @@ def _open(
         return _Job(origin=origin, tokenizing=tokenizing, source=source, folder=folder)
     if images is not None:
         raise ConfigError(f"--images {images}: {path} is a dataset, which has its images in it")
-    dataset = check_dataset(path)
+    dataset, _ = check_typed_dataset(path)
     return _Job(origin=_dataset_origin(dataset, split), tokenizing=tokenizing, dataset=dataset)
 
 
