@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..loaders.dataset_kind import check_typed_dataset
 from ..loaders.ranks import check_batch_sizes, check_samples, check_shards, split_evenly
-from ..loaders.trust import check_dataset
 
 SCHEMA_VERSION = 1
 
@@ -68,7 +68,7 @@ def plan_reading(
     """
     if ranks < 1 or workers < 0:
         raise ConfigError(f"--gpus {ranks} --workers {workers}: give 1 or more, and 0 or more")
-    trusted = check_dataset(dataset)
+    trusted, _ = check_typed_dataset(dataset)
     if split not in trusted.splits:
         raise ConfigError(f"{dataset}: has no split {split!r}, only {', '.join(trusted.splits)}")
     shards = trusted.splits[split]

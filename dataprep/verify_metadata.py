@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ShardError
+from ..loaders.dataset_kind import read_kind
 from ..loaders.format import (
     DATASET_FILE,
     INDEX_FILE,
@@ -23,7 +24,8 @@ from ..loaders.format import (
     Manifest,
 )
 from ..loaders.shard import open_index
-from ..loaders.trust import check_dataset_yaml, check_split_yaml, read_shard_samples
+from ..loaders.trust import check_split_yaml, read_shard_samples
+from .layouts import LAYOUTS, NEVA
 from .verify_shard import COPY_AGAIN, REINDEX, Finding, ShardFacts, split_message
 
 
@@ -39,9 +41,13 @@ def check_metadata(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
         if counts.keys() == should.keys() and list(counts) != list(should):
             yield _finding(INFO_FILE, "its shards are not in the order of the index")
     try:
-        check_dataset_yaml(dataset / DATASET_FILE)
+        kind, _ = read_kind(dataset / DATASET_FILE)
     except ShardError as error:
         yield _from_error(dataset, DATASET_FILE, error)
+    else:
+        layout = str(manifest.options.get("layout", NEVA))
+        if layout in LAYOUTS and LAYOUTS[layout].kind != kind:
+            yield _finding(DATASET_FILE, f"describes other samples than those of --layout {layout}")
     try:
         splits, excluded = check_split_yaml(dataset / SPLIT_FILE)
     except ShardError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,16 +11,18 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import xxhash
 
-from ...errors import ImageError, ShardError
+from ...errors import ImageError, RecordError, ShardError
+from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import ImageEntry, sample_key
 from ...loaders.members import JSON_MEMBER
 from ...loaders.shard import ShardReader
-from ...loaders.trust import check_dataset
 from ..folder import ImageFolder
 from ..image import read_header
 from ..look.source import Records
 from ..options import PIXEL_LIMIT
+from ..readers.open_json import open_json
 from ..readers.record import Turn, load_json
+from ..stores.embedded import WithEmbedded
 from ..stores.store import read_image
 from ..tar_reader import BrokenTarError, Member, TarReader
 
@@ -106,8 +108,9 @@ class SourceSide:
 
     def __init__(self, path: Path, folder: ImageFolder) -> None:
         self.path = path
-        self._folder = folder
-        self._records = Records(path)
+        self._images = WithEmbedded(folder)
+        self._records = Records(open_json(path))
+        self._read = self._records.source.reader()
         self._source = self._records.source
         self.num_bytes = len(self._source.data)
 
@@ -122,17 +125,25 @@ class SourceSide:
         return self._row(index, self._records[index])
 
     def _row(self, index: int, raw: bytes) -> Row:
+        paths: Sequence[str] = ()
+        try:
+            raw, record, _ = self._read(raw)
+            paths = record.images
+        except RecordError:
+            # It is compared as it stands.
+            pass
         value = _parse(raw)
         if not isinstance(value, dict):
             # Broken or no object: compared as the text that it is.
             text = raw.decode("utf-8", "backslashreplace")
             return Row(index, None, None, [], [], {"record": text})
-        images = [Image(path, self._data(path)) for path in _take_paths(value)]
+        given = _take_paths(value)
+        images = [Image(path, self._data(path)) for path in paths or given]
         return _row(index, sample_key(index), None, value, images)
 
     def _data(self, path: str) -> bytes | None:
         try:
-            return read_image(self._folder, path)
+            return read_image(self._images, path)
         except ImageError:
             return None
 
@@ -143,7 +154,7 @@ class DatasetSide:
     kind = "dataset"
 
     def __init__(self, path: Path) -> None:
-        trusted = check_dataset(path)
+        trusted, _ = check_typed_dataset(path)
         self.path = path
         self._shards = trusted.shard_samples
         self._split_of = {name: split for split, names in trusted.splits.items() for name in names}
