@@ -153,6 +153,8 @@ def plan_report(source: Source, plan: Plan) -> ConvertReport:
         **chosen.warning_examples,
     }
     return ConvertReport(
+        format=source.format,
+        format_why=source.why,
         records=plan.records,
         filtered=sum(chosen.filtered.values()),
         filters=chosen.filtered,
@@ -170,8 +172,9 @@ def _refuse_another(
     """Refuse to take a finished dataset for the result of another source or other options."""
     # A dataset that is finished has no journal.
     with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
-        opened, lying = open_any(Path(source), Path(folder))
-        store = open_images(lying if images is None else os.fspath(images), Path(folder))
+        work = Path(folder)
+        opened, lying = open_any(Path(source), work, options.format, options.reader)
+        store = open_images(lying if images is None else os.fspath(images), work)
         entry = source_entry(opened, store, opened.fingerprint())
     manifest = read_manifest(out)
     given = {"source": entry, **options.deciding()}

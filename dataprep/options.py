@@ -41,6 +41,10 @@ class ConvertOptions:
     """Largest width x height of an image."""
     limit: int | None = None
     """Only the first so many records of the source."""
+    format: str = "auto"
+    """Form of the source's JSON records, a name in readers/form.FORMS; `auto` recognizes it."""
+    reader: str | None = None
+    """`module:function` of a user's own, which yields the records of the source."""
     layout: Literal["neva", "vqa", "captioning", "interleaved", "similarity"] = "neva"
     """Type of the samples; see layouts.py."""
 
@@ -90,6 +94,15 @@ class ConvertOptions:
         for name in ("limit", "resize", "max_pixels"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more")
+        if self.format != "auto":
+            from .readers.form import FORMS
+
+            if self.format not in FORMS:
+                raise ConfigError(
+                    f"--format {self.format}: give one of auto, {', '.join(sorted(FORMS))}"
+                )
+        if self.reader is not None and self.format not in ("auto", "llava"):
+            raise ConfigError("--reader yields records in LLaVA's form; leave --format out")
         if self.filter:
             from .filter import Filters
 
@@ -134,6 +147,8 @@ class ConvertOptions:
             "check": self.check,
             "pixel_limit": self.pixel_limit,
             "limit": self.limit,
+            "format": self.format,
+            "reader": self.reader,
             "layout": self.layout,
             "resize": self.resize,
             "max_pixels": self.max_pixels,

@@ -52,8 +52,10 @@ def prepare(
         raise ConfigError(f"{out}: holds an unfinished --retry; go on with --retry and --resume")
     if options.finish and not journal.has_plan():
         raise ConfigError(f"--finish: no task has planned in {out} yet; run the tasks first")
-    opened, lying = open_any(Path(source), journal.work)
+    opened, lying = open_any(Path(source), journal.work, options.format, options.reader)
     store = open_images(lying if images is None else os.fspath(images), journal.work)
+    if opened.why:
+        watch.note(f"{opened.name}: read as {opened.form}; {opened.why}")
     entry = source_entry(opened, store, journal.fingerprint(opened))
     job = job_of(opened, store, options, out, journal)
     return Ready(opened, entry, job, _plan(opened, entry, store, job, journal, watch))

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from .plain_text import plain_text
 from .watch import Watch
 
 _REFRESH_SECONDS = 0.1
@@ -80,6 +81,10 @@ class ProgressBar(_Bar, Watch):
         )
         self._task = self._progress.add_task("", total=None, rejected="", written=0)
         self._shown = 0.0
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(Text(plain_text(text), "dim"), soft_wrap=True)
 
     def begin(self, stage: str, records: int | None) -> None:
         """Start the bar anew for a stage."""

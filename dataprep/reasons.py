@@ -9,6 +9,11 @@ REJECTIONS: dict[str, str] = {
     "invalid_utf8": "save the source as UTF-8",
     "bad_id": "make 'id' a string or a number",
     "field_conflict": "rename one of the two fields",
+    "other_form": "convert records of another form on their own, with their --format",
+    "video_record": "leave it out, or give frames of the video as images",
+    "audio_record": "leave it out, or write down what is said in it",
+    "preference_record": "train on one answer: write it as a gpt turn, or leave the record out",
+    "unread_field": "write what the field says into the conversation, or remove the field",
     # The conversation.
     "missing_conversations": "add 'conversations', a list of {'from': ..., 'value': ...}",
     "bad_conversations": "make 'conversations' a list of {'from': ..., 'value': ...}",
@@ -26,6 +31,8 @@ REJECTIONS: dict[str, str] = {
     "lone_surrogate": "replace the half of a surrogate pair in the text; it is no character",
     # The images against the text.
     "bad_image_field": "make 'image' a path or a list of paths, or remove it for text only",
+    "bad_embedded_image": "give the image as base64, such as 'data:image/jpeg;base64,...'",
+    "image_in_answer": "show the image in a human turn: no image goes into another turn",
     "placeholder_missing": "put '<image>' where the image belongs, or pass --placeholder insert",
     "placeholder_mismatch": "write '<image>' once for each image, in human turns",
     # The record against the layout.
@@ -55,6 +62,8 @@ REJECTIONS: dict[str, str] = {
 REPAIRS: dict[str, str] = {
     "extension_corrected": "the member is named for what the bytes are, not for the file's name",
     "placeholder_inserted": "'<image>' was put before the first human turn (--placeholder insert)",
+    "placeholder_renamed": "another mark for an image, such as <ImageHere>, became '<image>'",
+    "placeholder_added": "'<image>' was put before a question whose row lists images beside it",
     "id_added": "a record without 'id' got its index as id",
     "prompt_left_out": "the question beside a caption stays in the JSON (--layout captioning)",
 }

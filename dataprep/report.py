@@ -21,6 +21,10 @@ class ConvertReport(msgspec.Struct, kw_only=True):
 
     out: str = ""
     dry_run: bool = False
+    format: str = ""
+    """Of the source: `llava-json`, `messages-jsonl`, ..."""
+    format_why: str = ""
+    """What tells so; empty where the user said it."""
     records: int = 0
     """Of the source, or of its first --limit."""
     samples: int = 0

@@ -245,6 +245,8 @@ def _report_so_far(base: Manifest, chosen: Chosen) -> ConvertReport:
     warnings = Counter(stored.warnings)
     warnings.update(chosen.warnings)
     return ConvertReport(
+        format=stored.format,
+        format_why=stored.format_why,
         records=stored.records,
         filtered=filters.total(),
         filters=dict(filters),

@@ -219,7 +219,7 @@ class ShardMaker:
                 tar.room(size)[:] = smaller.content
         name = f"{number:03d}.{header.extension}"
         tar.add_content(name, key, size)
-        entry = ImageEntry(name=name, source=path, width=header.width, height=header.height)
+        entry = ImageEntry(name=name, source=str(path), width=header.width, height=header.height)
         return _Added(entry, is_renamed, saved)
 
 

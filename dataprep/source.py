@@ -24,6 +24,7 @@ MAX_RECORD_BYTES = 256 << 20
 _SEPARATOR = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _CUT_VALUE = re.compile(r"[A-Za-z0-9+.\\-]*[ \t\r\n]*")
 _TEXT_SEPARATOR = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
+_KEY = re.compile(rb'[ \t\r\n,]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _HEAD = re.compile(rb'\{[ \t\r\n]*"[^"\\]{1,64}"')
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -53,11 +54,15 @@ class Source:
     start: int
     """Offset of the first byte of content, after a byte order mark and white space."""
     has_byte_order_mark: bool
+    under: str = ""
+    """Field of the one object that the file is, whose list holds the records; usually none."""
+    why: str = ""
+    """What tells its form, where that was recognized."""
 
     @property
     def format(self) -> str:
         """For reports: `llava-json`, `sharegpt-jsonl`, ..."""
-        return f"{self.form}-{'json' if self.is_array else 'jsonl'}"
+        return f"{self.form}-{'json' if self.is_array or self.under else 'jsonl'}"
 
     def reader(self) -> ReadRecord:
         """What reads one of its records."""
@@ -71,7 +76,9 @@ class Source:
                 line of JSONL is a record like any other, and is judged later.)
         """
         if self.is_array:
-            return _array_spans(self)
+            return _array_spans(self, self.start)
+        if self.under:
+            return _array_spans(self, _start_of_field(self))
         if _is_one_record(self):
             return iter([Span(self.start, len(self.data[self.start :].rstrip()))])
         return _line_spans(self)
@@ -85,13 +92,14 @@ class Source:
         return digest.hexdigest()
 
 
-def open_source(path: Path, form: str = LLAVA, name: str = "") -> Source:
+def open_source(path: Path, form: str = LLAVA, name: str = "", under: str = "") -> Source:
     """Map a source file and tell an array from lines.
 
     Args:
         path: the file.
         form: of its records.
         name: of what the user gave, where the file was made of that.
+        under: field whose list holds the records, where the file is one object.
 
     Raises:
         RecordError: it is missing, empty, not UTF-8, or neither a JSON array nor JSON lines.
@@ -125,6 +133,7 @@ def open_source(path: Path, form: str = LLAVA, name: str = "") -> Source:
         data=data,
         start=start,
         has_byte_order_mark=has_mark,
+        under=under,
     )
 
 
@@ -164,13 +173,31 @@ def _line_spans(source: Source) -> Iterator[Span]:
         at = end + 1
 
 
-def _array_spans(source: Source) -> Iterator[Span]:
-    """Records of an array, window by window.
+def _start_of_field(source: Source) -> int:
+    """Where the list begins that a field of the file's one object holds."""
+    data = source.data
+    whole = msgspec.json.decode(memoryview(data)[source.start :], type=dict[str, msgspec.Raw])
+    at = source.start + 1
+    for name, value in whole.items():
+        match = _KEY.match(data, at)
+        if not match or json.loads(match[1].decode("utf-8", "surrogateescape")) != name:
+            raise RecordError(
+                f"{source.path}: byte {at}: a field of the object is there twice; give the list of "
+                "records itself"
+            )
+        if name == source.under:
+            return match.end()
+        at = match.end() + len(memoryview(value))
+    raise RecordError(f"{source.path}: has no field {source.under!r}; give the list of records")
+
+
+def _array_spans(source: Source, start: int) -> Iterator[Span]:
+    """Records of the array that begins at `start`, window by window.
 
     Where a window may be cut is guessed from how the first record begins, then proven: a slice that
     starts at a record and parses as the inside of an array ends at a record's end.
     """
-    data, at, count = source.data, _skip_space(source.data, source.start + 1), 0
+    data, at, count = source.data, _skip_space(source.data, start + 1), 0
     if data[at : at + 1] != b"]":
         head = _HEAD.match(data, at)
         cut = (
@@ -201,7 +228,7 @@ def _expect_end(source: Source, at: int, count: int) -> None:
             f"there is {found}; the file is cut off or damaged there"
         )
     rest = _skip_space(data, at + 1)
-    if rest < len(data):
+    if rest < len(data) and not source.under:
         raise RecordError(
             f"{source.path}: byte {rest}: something follows the end of the array: "
             f"{data[rest : rest + 20]!r}; remove it, or join the arrays into one"

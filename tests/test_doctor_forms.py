@@ -15,7 +15,7 @@ import pytest
 from convert_help import record, shared, text_record, turns
 from handmade import picture, write_dataset
 
-from neva_prep.dataprep.doctor.recognize import Recognized, recognize
+from neva_prep.dataprep.readers.recognize import Recognized, recognize
 
 DATA = shared("data")
 CHAT = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]

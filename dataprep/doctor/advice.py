@@ -7,11 +7,12 @@ from typing import Any
 
 from ...errors import NevaPrepError
 from ..folder import ImageFolder
+from ..readers.form import LLAVA
+from ..readers.placeholders import OTHER_MARKS
 from ..readers.record import load_json
-from .edits import OTHER_MARKS, ROLES
+from ..readers.record_forms import ROLES, form_of
 from .fault import image_paths, is_found
 from .find_images import Found, ImageFinder
-from .record_forms import form_of
 
 
 def advise(fault: NevaPrepError, raw: bytes, folder: ImageFolder, finder: ImageFinder) -> str:
@@ -24,8 +25,10 @@ def advise(fault: NevaPrepError, raw: bytes, folder: ImageFolder, finder: ImageF
         return ""
     if fault.reason in ("missing_image", "absolute_path", "path_traversal"):
         return _lost_image(record, folder, finder)
-    if fault.reason in ("not_an_object", "missing_conversations", "bad_value"):
+    if fault.reason in ("not_an_object", "missing_conversations", "bad_value", "other_form"):
         form = form_of(record)
+        if form.read_as not in ("", LLAVA):
+            return f"this is {form.title}: convert such records with --format {form.read_as}"
         return f"this is {form.title}: {form.way_out}" if form.way_out else ""
     if fault.reason == "unknown_role":
         return _roles(record)
@@ -37,7 +40,7 @@ def advise(fault: NevaPrepError, raw: bytes, folder: ImageFolder, finder: ImageF
 _ADVICE = {
     "empty_value": "an empty answer trains nothing but the end of the turn: drop the record",
     "lone_surrogate": "a cut through an emoji leaves such halves: cut texts by characters",
-    "bad_image_field": "give paths: images inside the JSON (base64, bytes) must be saved as files",
+    "bad_image_field": "give paths, or the images themselves in base64: data:image/jpeg;base64,...",
     "too_many_pixels": "pass --pixel-limit with a larger number to convert",
     "remote_image": "download them, for example with img2dataset, and give the paths",
 }

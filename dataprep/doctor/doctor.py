@@ -14,8 +14,10 @@ from ...errors import RecordError
 from ..folder import ImageFolder
 from ..options import ConvertOptions
 from ..quarantine import Rejected
+from ..readers.open_json import open_json
+from ..readers.recognize import recognize
 from ..readers.record import load_json
-from ..source import Span, open_source
+from ..source import Span
 from ..watch import Watch
 from .advice import advise
 from .dry_run import DryRun, dry_run
@@ -25,8 +27,6 @@ from .file_faults import mend_file
 from .find_images import ImageFinder
 from .fix import FixWriter, open_fix
 from .image_roots import MAX_PATHS, guess_roots
-from .recognize import recognize
-from .record_forms import FIX
 from .repair import Repair, Repairer
 from .report import ADVICE_PER_REASON, EXAMPLES_PER_REASON, DoctorReport, Example, Fault, Fixed
 
@@ -67,7 +67,7 @@ def doctor(
     try:
         if path.is_dir():
             raise RecordError(f"{path}: is a folder; give the file of the conversations")
-        opened = open_source(path)
+        opened = open_json(path)
         with ExitStack() as stack:
             # Before the work: what may not be written is told at once.
             writer = stack.enter_context(open_fix(opened, fix, overwrite)) if fix else None
@@ -75,7 +75,11 @@ def doctor(
             _take_over(run, report)
             finder = _survey(run, report, folder)
             repairer = Repairer(
-                folder=folder, finder=finder, options=options, remove_surplus=remove_surplus
+                read=opened.reader(),
+                folder=folder,
+                finder=finder,
+                options=options,
+                remove_surplus=remove_surplus,
             )
             _examine(run, report, repairer, writer, watch)
             if writer is not None:
@@ -86,7 +90,7 @@ def doctor(
         report.ways_out = [*mend_file(path, str(error)), *form]
         return report
     if report.fixed is not None:
-        _prove(report.fixed, folder, options, watch)
+        _prove(report.fixed, opened.form, folder, options, watch)
     report.ways_out = list(_ways_out(report))
     return report
 
@@ -201,7 +205,7 @@ def _advise(fault: Fault, *texts: str) -> None:
 
 
 def _ways_out(report: DoctorReport) -> Iterator[str]:
-    if report.form.way_out not in ("", FIX) and not report.form.is_read:
+    if report.form.way_out and not report.form.is_read:
         yield report.form.way_out
     for guess in report.guesses:
         yield (
@@ -215,9 +219,11 @@ def _ways_out(report: DoctorReport) -> Iterator[str]:
         yield f"--fix OUT.json repairs {report.repairable:,} of {report.wrong:,} records"
 
 
-def _prove(fixed: Fixed, folder: ImageFolder, options: ConvertOptions, watch: Watch) -> None:
+def _prove(
+    fixed: Fixed, form: str, folder: ImageFolder, options: ConvertOptions, watch: Watch
+) -> None:
     """Let convert's own checks judge what was written."""
-    with dry_run(open_source(Path(fixed.out)), folder, options, watch) as run:
+    with dry_run(open_json(Path(fixed.out), form), folder, options, watch) as run:
         counts = Counter(row.reason for row in run.rejected())
     fixed.rejections = dict(sorted(counts.items()))
     fixed.left = sum(counts.values())

@@ -10,7 +10,9 @@ from typing import Any
 from ...errors import NevaPrepError
 from ...loaders.format import IMAGE_PLACEHOLDER, sample_key
 from ..folder import ImageFolder
+from ..readers.placeholders import OTHER_MARKS
 from ..readers.record import load_json
+from ..readers.record_forms import CONVERSATIONS, ROLES
 from ..splice import Edit, Field, Value, fields, items
 from .fault import image_paths, is_found
 from .find_images import Found, ImageFinder, spelled_plainly
@@ -29,22 +31,10 @@ EDITS = {
 }
 """Kind of edit -> what it does."""
 
-ROLES = {
-    **dict.fromkeys(("human", "user", "prompter", "questioner"), "human"),
-    **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt", "ai", "answerer"), "gpt"),
-    "system": "system",
-}
-"""Role in lower case -> the name that convert reads."""
-CONVERSATIONS = ("messages", "conversation")
 _IMAGES = ("image_path", "image_paths", "img", "img_path", "image_file", "image_files", "file_name")
 _FROM, _VALUE = ("role", "speaker"), ("content", "text")
 UNREAD = ("system", "video", "videos", "audio", "audios", "tools")
 """Fields that convert would leave out of the conversation, and so change what it says."""
-OTHER_MARKS = re.compile(
-    r"<ImageHere>|<\|vision_start\|><\|image_pad\|><\|vision_end\|>|<\|image_\d+\|>|<\|image\|>"
-    r"|<image_?\d+>|<img>|<IMG>|\[IMG\]|<Image>|<IMAGE>|<image_placeholder>|<IMG_CONTEXT>"
-)
-"""Marks for an image that other formats write."""
 _MARK = re.compile(re.escape(IMAGE_PLACEHOLDER) + r"(?:\\n)?")
 
 
@@ -66,7 +56,7 @@ def rename_roles(text: str, record: dict[str, Any]) -> Iterator[Edit]:
 
 def rename_conversations(text: str, record: dict[str, Any]) -> Iterator[Edit]:
     """The list of turns, where it goes by another name and nothing beside it would be lost."""
-    names = [name for name in CONVERSATIONS if _has_roles(record.get(name))]
+    names = [name for name in CONVERSATIONS[1:] if _has_roles(record.get(name))]
     if len(names) == 1 and not any(record.get(name) for name in UNREAD):
         yield _renamed(names[0], fields(text)[names[0]], "conversations")
 

@@ -9,13 +9,18 @@ from ...errors import ImageError, NevaPrepError, RecordError
 from ..folder import ImageFolder
 from ..look.record import check_record
 from ..options import ConvertOptions
+from ..readers.form import ReadRecord
+from ..stores.embedded import WithEmbedded
 
 
-def first_fault(raw: bytes, folder: ImageFolder, options: ConvertOptions) -> NevaPrepError | None:
+def first_fault(
+    raw: bytes, read: ReadRecord, folder: ImageFolder, options: ConvertOptions
+) -> NevaPrepError | None:
     """The first thing that convert would reject a record for; None where it would take it."""
     decode = options.check == "decode"
     try:
-        check_record(raw, folder, pixel_limit=options.pixel_limit, decode=decode)
+        store = WithEmbedded(folder)
+        check_record(raw, store, read, pixel_limit=options.pixel_limit, decode=decode)
     except (RecordError, ImageError) as error:
         return error
     return None

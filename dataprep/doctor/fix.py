@@ -13,7 +13,6 @@ from ...errors import ConfigError
 from ..files import DiskError, publish, temporary
 from ..plain_text import plain_text
 from ..quarantine import Rejected
-from ..readers.llava import read_llava
 from ..source import Source, Span
 from ..splice import apply
 from .edits import add_id
@@ -59,6 +58,7 @@ class FixWriter:
         self, source: Source, out: Path, diff: Path, file: BinaryIO, notes: BinaryIO
     ) -> None:
         self._source = source
+        self._read = source.reader()
         self._file = file
         self._notes = notes
         self._fixed = Fixed(out=os.fspath(out), diff=os.fspath(diff))
@@ -80,7 +80,7 @@ class FixWriter:
                 return
             raw, changes = repair.raw, list(repair.changes)
             self._fixed.repaired += 1
-        identity = read_llava(raw).id
+        identity = self._read(raw).record.id
         if identity is None:
             edit = add_id(raw, index)
             changes.append(Change(edit.kind, edit.where, "", edit.new))

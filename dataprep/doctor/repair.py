@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ...errors import NevaPrepError
 from ..folder import ImageFolder
 from ..options import ConvertOptions
+from ..readers.form import ReadRecord
 from ..splice import Edit, apply
 from .edits import edits_for
 from .fault import first_fault
@@ -47,6 +48,8 @@ class Repair:
 class Repairer:
     """What repairing needs to know."""
 
+    read: ReadRecord
+    """Reads a record of the source's form."""
     folder: ImageFolder
     finder: ImageFinder
     options: ConvertOptions
@@ -56,7 +59,7 @@ class Repairer:
         """Repair a record, or find out what no mechanical edit repairs."""
         faults: list[NevaPrepError] = []
         changes: list[Change] = []
-        while fault := first_fault(raw, self.folder, self.options):
+        while fault := first_fault(raw, self.read, self.folder, self.options):
             stuck = fault.reason in (known.reason for known in faults)
             faults.append(fault)
             edits = [] if stuck or len(faults) > _MAX_ROUNDS else self._edits(fault, raw)

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from ..readers.recognize import Recognized
 from ..reasons import REJECTIONS
 from .image_roots import Guess
-from .recognize import Recognized
 
 SCHEMA_VERSION = 1
 EXAMPLES_PER_REASON = 3

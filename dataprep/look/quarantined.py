@@ -12,7 +12,10 @@ from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
 from ...loaders.format import sample_key
 from ..check import check_placeholders, check_turns
 from ..quarantine import Rejected
-from ..readers.llava import read_llava
+from ..readers.form import LLAVA, reader_of
+from ..readers.record import load_json
+from ..readers.record_forms import form_of
+from ..source import open_source
 from .record import view_record
 from .source import Records
 from .view import Place, RecordView, SampleView
@@ -30,7 +33,7 @@ class LookedQuarantine:
     def __init__(self, path: Path) -> None:
         """Map the file; see `open_looked`."""
         self.path = path
-        self._rows = Records(path)
+        self._rows = Records(open_source(path))
 
     @property
     def splits(self) -> dict[str, int]:
@@ -92,10 +95,17 @@ def _raw(row: Rejected) -> bytes:
     return row.record_text.encode() if isinstance(row.record_text, str) else b""
 
 
+def _form(raw: bytes) -> str:
+    try:
+        return form_of(load_json(raw)).read_as or LLAVA
+    except (ValueError, RecursionError):
+        return LLAVA
+
+
 def _fault(row: Rejected, raw: bytes) -> NevaPrepError:
     """The row's message, cut down to what the checks say, which tells the place in the record."""
     try:
-        record = read_llava(raw)
+        record = reader_of(_form(raw))(raw).record
         check_placeholders(record, check_turns(record.turns), insert=False)
     except RecordError as error:
         if error.reason == row.reason:

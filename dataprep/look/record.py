@@ -12,8 +12,9 @@ from ...errors import ImageError, NevaPrepError
 from ..check import check_placeholders, check_turns
 from ..image import decode_fully, read_header
 from ..options import PIXEL_LIMIT
-from ..readers.llava import read_llava
+from ..readers.form import ReadRecord, read_as_llava
 from ..readers.record import Record, load_json
+from ..readers.record_forms import CONVERSATIONS
 from ..reasons import REJECTIONS
 from ..stores.store import ImageStore, read_image
 from .json_text import Path, lay_out
@@ -72,6 +73,7 @@ def view_record(
 def check_record(
     raw: bytes,
     images: ImageStore | None,
+    read: ReadRecord = read_as_llava,
     *,
     pixel_limit: int = PIXEL_LIMIT,
     decode: bool = False,
@@ -81,13 +83,14 @@ def check_record(
     Args:
         raw: the record's JSON.
         images: where its images are.
+        read: reads records of its form.
         pixel_limit: largest width x height of an image.
         decode: decode every image, as `--check decode` does.
 
     Raises:
         RecordError, ImageError: what would put it into quarantine.
     """
-    record = read_llava(raw)
+    record = read(raw).record
     check_placeholders(record, check_turns(record.turns), insert=False)
     paths = () if images is None else record.images
     return record, [_read_checked(images, path, pixel_limit, decode) for path in paths if images]
@@ -161,14 +164,23 @@ def fault_path(value: Any, error: NevaPrepError) -> Path | None:
     if reason in _PLACES:
         return _PLACES[reason]
     if reason in ("placeholder_missing", "placeholder_mismatch"):
-        return ("conversations",)
+        return (field,) if (field := _messages_field(value)) else None
     if turn := _TURN.match(message):
         # Of two that do not follow each other, it is the second that is out of place.
-        path = ("conversations", int(turn[2] or turn[1]))
+        path = (_messages_field(value), int(turn[2] or turn[1]))
+        if not path[0] or path[1] >= len(value[path[0]]):
+            return None
         return (*path, _FIELD_OF[reason]) if _has(value, path, _FIELD_OF.get(reason)) else path
     if isinstance(error, ImageError) or reason in ("bad_image_field", "bad_path"):
         return _image_path(value, message)
     return None
+
+
+def _messages_field(value: dict[str, Any]) -> str:
+    """The field whose list the numbers of turns count; empty of a form that has none."""
+    if value.get("system"):
+        return ""  # It is a turn of its own there.
+    return next((name for name in CONVERSATIONS if isinstance(value.get(name), list)), "")
 
 
 def _has(value: Any, path: tuple[str, int], field: str | None) -> bool:

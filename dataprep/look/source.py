@@ -6,27 +6,30 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
 from ...loaders.format import sample_key
 from ..folder import ImageFolder
+from ..readers.open_json import open_json
 from ..readers.record import Record, load_json
-from ..source import Source, open_source
+from ..readers.record_forms import CONVERSATIONS
+from ..source import Source
+from ..stores.embedded import WithEmbedded
 from .record import check_record, id_of, view_record, way_out
 from .sample import turns_of, view_image
 from .view import Place, RecordView, SampleView
 
-_CONVERSATIONS = ("conversations", "messages", "conversation")
 _STEP = 4 << 20
 
 
 class Records:
     """Bytes of the records of a file, found as far as they are asked for; 12 bytes each."""
 
-    def __init__(self, path: Path) -> None:
-        self.source: Source = open_source(path)
+    def __init__(self, source: Source) -> None:
+        self.source = source
         self._spans = self.source.spans()
         self._offsets = array("Q")
         self._lengths = array("I")
@@ -89,8 +92,9 @@ class LookedSource:
         """Map the file; see `open_looked`."""
         self.path = path
         self.images = images
-        self._folder = None if images is None else ImageFolder(str(images))
-        self._records = Records(path)
+        self._folder = None if images is None else WithEmbedded(ImageFolder(str(images)))
+        self._records = Records(open_json(path))
+        self._read = self._records.source.reader()
 
     @property
     def splits(self) -> dict[str, int]:
@@ -106,7 +110,7 @@ class LookedSource:
         place = self._place(index, line=self._records.line(index))
         error: NevaPrepError | None = None
         try:
-            check_record(raw, self._folder)
+            check_record(raw, self._folder, self._read)
         except (RecordError, ImageError) as found:
             error = found
         fix = way_out(error) if error else ""
@@ -116,7 +120,7 @@ class LookedSource:
         """The conversation and its images, as a conversion would keep them."""
         record, images = self._checked(index)
         found: list[Any] = list(images) or [None] * len(record.images)
-        value = load_json(self._records[index])
+        value = self._value(index)
         return SampleView(
             place=self._place(index),
             id=sample_key(index) if record.id is None else str(record.id),
@@ -132,11 +136,13 @@ class LookedSource:
     def messages(self, index: int) -> list[dict[str, Any]]:
         """The messages of a record, under any of the usual names, checked or not."""
         where = f"{self.path.name}: record {index}"
+        with suppress(RecordError):
+            return list(self._value(index)["conversations"])
         try:
             value = load_json(self._records[index])
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{where}: is no JSON ({error}); repair the record") from error
-        for name in _CONVERSATIONS:
+        for name in CONVERSATIONS:
             if isinstance(value, dict) and isinstance(value.get(name), list):
                 return list(value[name])
         raise RecordError(f"{where}: the record has no 'conversations' or 'messages' list")
@@ -150,7 +156,7 @@ class LookedSource:
             record, images = self._checked(index)
         except NevaPrepError as error:
             return FailedSample(**keys, error=error)
-        value = load_json(self._records[index])
+        value = self._value(index)
         return ConversationSample(
             **keys,
             id=sample_key(index) if record.id is None else str(record.id),
@@ -178,10 +184,15 @@ class LookedSource:
 
     def _checked(self, index: int) -> tuple[Record, list[bytes]]:
         try:
-            return check_record(self._records[index], self._folder)
+            return check_record(self._records[index], self._folder, self._read)
         except (RecordError, ImageError) as error:
             where = f"{self.path.name}: record {index}"
             raise type(error)(f"{where}: {error}; {way_out(error)}", reason=error.reason) from error
+
+    def _value(self, index: int) -> dict[str, Any]:
+        """A record in LLaVA's form, parsed."""
+        value: dict[str, Any] = load_json(self._read(self._records[index]).content)
+        return value
 
     def _place(self, index: int, *, line: int | None = None) -> Place:
         offset, length = self._records.span(index)

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from .chat import read_chat
+from .interleaved import read_mmc4, read_obelics
 from .llava import read_llava
-from .record import Record
+from .record import Read
+from .rows import alpaca, captions, query, reader_of_rows, vqa
 
 LLAVA = "llava"
-
-
-class Read(NamedTuple):
-    """One record, read."""
-
-    content: bytes
-    """In LLaVA's form, UTF-8: what the sample's JSON member is made of."""
-    record: Record
-    """The same, parsed. Its images are what the image store is asked for."""
-    repairs: tuple[str, ...] = ()
-    """Codes of reasons.REPAIRS: what was changed to bring it into that form."""
-
 
 ReadRecord = Callable[[bytes], Read]
 """Reads a record's bytes as they stand in the source.
@@ -35,9 +25,23 @@ def reader_of(form: str) -> ReadRecord:
     return FORMS[form]
 
 
-def _as_it_is(raw: bytes) -> Read:
+def read_as_llava(raw: bytes) -> Read:
+    """Read a record of LLaVA's own form, which is kept byte for byte."""
     return Read(raw, read_llava(raw))
 
 
-FORMS: dict[str, ReadRecord] = {LLAVA: _as_it_is}
+FORMS: dict[str, ReadRecord] = {
+    LLAVA: read_as_llava,
+    "sharegpt": read_chat,
+    "messages": read_chat,
+    "pairs": read_chat,
+    "qwen-vl": read_chat,
+    "xcomposer": read_chat,
+    "alpaca": reader_of_rows(alpaca),
+    "query": reader_of_rows(query),
+    "vqa": reader_of_rows(vqa),
+    "captions": reader_of_rows(captions),
+    "obelics": read_obelics,
+    "mmc4": read_mmc4,
+}
 """Name of a form -> what reads its records."""

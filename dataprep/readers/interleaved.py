@@ -14,8 +14,7 @@ import msgspec
 from ...errors import RecordError
 from ...loaders.format import IMAGE_PLACEHOLDER
 from ...loaders.members import DOCUMENT_ROLE
-from .form import Read
-from .record import Record, Turn, load_json
+from .record import Read, Record, Turn, load_json
 
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from ...errors import RecordError
 from .record import Record, Turn, load_json
+from .refuse import refuse_other_media
 
 
 class _Row(msgspec.Struct):
@@ -16,6 +17,10 @@ class _Row(msgspec.Struct):
     id: str | int | float | None = None
     image: str | list[str] | None = None
     images: str | list[str] | None = None
+    video: Any = None
+    videos: Any = None
+    audio: Any = None
+    audios: Any = None
 
 
 _decode = msgspec.json.Decoder(_Row).decode
@@ -37,6 +42,8 @@ def read_llava(raw: bytes) -> Record:
         row = _decode(raw)
     except (ValueError, RecursionError):
         row = _read_slowly(raw)
+    if row.video or row.videos or row.audio or row.audios:
+        refuse_other_media(msgspec.structs.asdict(row))
     if row.image is not None and row.images is not None:
         raise RecordError("has both 'image' and 'images'", reason="field_conflict")
     paths = row.image if row.image is not None else row.images
@@ -49,9 +56,10 @@ def _read_slowly(raw: bytes) -> _Row:
 
     A record can be sound all the same: half a surrogate pair in a field that we only pass on, say.
     """
-    row = _load(raw)
+    row = load_record(raw)
     if not isinstance(row, dict):
         _reject("not_an_object", f"is {_kind(row)}, not an object")
+    refuse_other_media(row)
     if not isinstance(row.get("id"), str | int | float | None) or isinstance(row.get("id"), bool):
         _reject("bad_id", f"'id' is {_kind(row['id'])}")
     if isinstance(row.get("id"), str) and not _is_text(row["id"]):
@@ -76,7 +84,12 @@ def _read_slowly(raw: bytes) -> _Row:
     )
 
 
-def _load(raw: bytes) -> Any:
+def load_record(raw: bytes) -> Any:
+    """A record as Python objects, leniently.
+
+    Raises:
+        RecordError: `invalid_utf8` or `invalid_json`.
+    """
     try:
         return load_json(raw)
     except UnicodeDecodeError as cause:

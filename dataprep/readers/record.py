@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -37,3 +37,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     turns: list[Turn]
     images: tuple[str, ...]
     """Paths as the source gives them; empty for text only."""
+
+
+class Read(NamedTuple):
+    """One record, read."""
+
+    content: bytes
+    """In LLaVA's form, UTF-8: what the sample's JSON member is made of."""
+    record: Record
+    """The same, parsed. Its images are what the image store is asked for."""
+    repairs: tuple[str, ...] = ()
+    """Codes of reasons.REPAIRS: what was changed to bring it into that form."""

@@ -11,7 +11,6 @@ from ...errors import ImageError, NevaPrepError, RecordError
 from ..check import check_placeholders, check_turns
 from ..image import read_header
 from ..options import PIXEL_LIMIT
-from ..readers.llava import read_llava
 from ..source import Source
 from ..stores.store import ImageStore, read_image
 from .item import Item, LeftOut, Picture
@@ -62,6 +61,7 @@ class SourceReader:
 
     def __init__(self, source: Source, images: ImageStore | None) -> None:
         self._source = source
+        self._read = source.reader()
         self._folder = images
         self._look = lru_cache(maxsize=_HEADERS_KEPT)(self._look_at)
 
@@ -76,7 +76,7 @@ class SourceReader:
                 yield LeftOut(error.reason, f"{self._source.name}: {key}: {error}")
 
     def _item(self, key: str, offset: int, raw: bytes) -> Item:
-        record = read_llava(raw)
+        record = self._read(raw).record
         check_placeholders(record, check_turns(record.turns), insert=False)
         pictures = [self._picture(path) for path in record.images]
         return Item(key, offset, len(raw), record.turns, pictures)

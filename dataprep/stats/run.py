@@ -18,7 +18,10 @@ from ...loaders.format import QUARANTINE_FILE
 from ...loaders.trust import TrustedDataset
 from ..folder import ImageFolder
 from ..quarantine import read_quarantine
-from ..source import Source, open_source
+from ..readers.open_json import open_json
+from ..source import Source
+from ..stores.embedded import WithEmbedded
+from ..stores.store import ImageStore
 from .count import PartCounts, count_items
 from .pool import processes
 from .read_dataset import DatasetReader, DatasetTask, dataset_tasks
@@ -94,7 +97,7 @@ class _Job:
     origin: Origin
     tokenizing: Tokenizing | None
     source: Source | None = None
-    folder: ImageFolder | None = None
+    folder: ImageStore | None = None
     dataset: TrustedDataset | None = None
 
     def tasks(self) -> Iterator[SourceTask | DatasetTask]:
@@ -114,8 +117,8 @@ def _open(
     if not path.is_dir():
         if split is not None:
             raise ConfigError(f"--split {split}: {path} is a source, which has no splits yet")
-        source = open_source(path)
-        folder = None if images is None else ImageFolder(os.fspath(images))
+        source = open_json(path)
+        folder = None if images is None else WithEmbedded(ImageFolder(os.fspath(images)))
         origin = Origin(
             path=path,
             kind="source",

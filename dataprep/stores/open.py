@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..folder import ImageFolder
+from .embedded import WithEmbedded
 from .store import ImageStore
 
 
@@ -19,4 +20,4 @@ def open_images(given: str, work: Path) -> ImageStore:
     Raises:
         ConfigError: it is no place of images.
     """
-    return ImageFolder(given)
+    return WithEmbedded(ImageFolder(given))

@@ -19,7 +19,9 @@ from ..look.record import check_record
 from ..look.sample import turns_of
 from ..look.source import Records
 from ..look.view import Turn
+from ..readers.open_json import open_json
 from ..readers.record import load_json
+from ..stores.embedded import EmbeddedImage
 
 HEAD = 240
 """Characters of a conversation that stand on its card."""
@@ -105,12 +107,13 @@ def _row_of_json(index: int, split: str, data: bytes) -> Row:
 
 def _rows_of_source(looked: Looked) -> Iterator[Row]:
     """Checked as far as text and the presence of images tell; no image is read."""
-    records = Records(looked.path)
+    records = Records(open_json(looked.path))
+    read = records.source.reader()
     folder = None if looked.images is None else ImageFolder(str(looked.images))
     for index in range(len(records)):
         raw = records[index]
         try:
-            record, _ = check_record(raw, None)
+            record, _ = check_record(raw, None, read)
             reason = None if folder is None else _missing(record.images, folder)
         except RecordError as error:
             reason = error.reason or type(error).__name__
@@ -123,6 +126,8 @@ def _rows_of_source(looked: Looked) -> Iterator[Row]:
 
 def _missing(paths: Sequence[str], folder: ImageFolder) -> str | None:
     for path in paths:
+        if isinstance(path, EmbeddedImage):
+            continue
         try:
             fd, _ = folder.open(path)
         except ImageError as error:

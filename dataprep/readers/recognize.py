@@ -13,9 +13,9 @@ import msgspec
 
 from ...errors import RecordError
 from ...loaders.format import INFO_FILE, MANIFEST_FILE
-from ..readers.record import load_json
-from ..source import open_source
-from .documents import document_form
+from ..source import Source, open_source
+from .documents import document_of
+from .record import load_json
 from .record_forms import Form, form_of
 
 _PEEK_BYTES = 64 << 10
@@ -58,6 +58,10 @@ class Recognized(msgspec.Struct, frozen=True, kw_only=True):
     """`array`, `lines` or `object` of a JSON file, `folder`, `file`."""
     is_read: bool = False
     """Whether convert reads this form."""
+    form: str = ""
+    """What reads its records, of a JSON file: a name in form.FORMS."""
+    under: str = ""
+    """Field of the one top-level object whose list holds the records."""
     way_out: str = ""
     """What to do where it does not."""
 
@@ -99,18 +103,24 @@ def recognize(path: Path) -> Recognized:
 def _json(path: Path) -> Recognized:
     try:
         source = open_source(path)
-        with closing(source.data):
-            form, is_whole = document_form(source)
-            if form is not None:
-                return _recognized(form, "object" if is_whole else "objects")
-            layout = "array" if source.is_array else "lines"
-            records = []
-            # What breaks the file is told elsewhere; the records before it have a form.
-            with suppress(RecordError):
-                for span in islice(source.spans(), _RECORDS):
-                    records.append(_load(source.data[span.offset : span.offset + span.length]))
     except RecordError as error:
         return _file("text", "text", str(error), "")
+    with closing(source.data):
+        return recognize_records(source)
+
+
+def recognize_records(source: Source) -> Recognized:
+    """Tell what a JSON file holds, from its first records."""
+    document = document_of(source)
+    if document is not None:
+        layout = "object" if document.is_one_object else "objects"
+        return _recognized(document.form, layout, document.under)
+    layout = "array" if source.is_array else "lines"
+    records = []
+    # What breaks the file is told elsewhere; the records before it have a form.
+    with suppress(RecordError):
+        for span in islice(source.spans(), _RECORDS):
+            records.append(_load(source.data[span.offset : span.offset + span.length]))
     forms = [form_of(record) for record in records if record is not _BROKEN]
     if not forms:
         return _file("broken-json", "JSON without a single whole record", "none can be read", "")
@@ -135,13 +145,15 @@ def _load(raw: bytes) -> Any:
         return _BROKEN
 
 
-def _recognized(form: Form, layout: str) -> Recognized:
+def _recognized(form: Form, layout: str, under: str = "") -> Recognized:
     return Recognized(
         name=form.name,
         title=form.title,
         why=form.why,
         layout=layout,
-        is_read=form.is_read,
+        is_read=bool(form.read_as),
+        form=form.read_as,
+        under=under,
         way_out=form.way_out,
     )
 

@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import json
 import mmap
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ..readers.record import load_json
 from ..source import Source
+from .record import load_json
 from .record_forms import Form, form_of
 
 _PEEK_BYTES = 1 << 20
 _decode = json.JSONDecoder(parse_int=str).raw_decode
 
 
-def document_form(source: Source) -> tuple[Form | None, bool]:
-    """The form of a source that is no list of records.
+class Document(NamedTuple):
+    """What a file is whose top level is no list."""
 
-    Returns:
-        The form, None of an array and of records line by line; and whether one object is all.
-    """
+    form: Form
+    is_one_object: bool
+    """Whether one object is all."""
+    under: str = ""
+    """Field of that object whose list holds the records."""
+
+
+def document_of(source: Source) -> Document | None:
+    """What a source is that is no list of records; None of an array and of records line by line."""
     if source.is_array:
-        return None, False
+        return None
     whole = _whole(source)
     if whole is not None:
-        return _one_record(source) or _object_form(whole), True
+        one = _one_record(source)
+        return Document(one, True) if one is not None else _object(whole)
     if _spans_lines(source.data, source.start):
-        return Form(
+        form = Form(
             "documents",
             "JSON objects one after the other, each over several lines",
             "its first object ends on another line than it begins, and something follows",
             way_out="write one record a line: jq -c . SOURCE > OUT.jsonl",
-        ), False
-    return None, False
+        )
+        return Document(form, False)
+    return None
 
 
 def _whole(source: Source) -> dict[str, msgspec.Raw] | None:
@@ -56,9 +64,36 @@ def _one_record(source: Source) -> Form | None:
     return None if form.name == "unknown" else form
 
 
-def _object_form(whole: dict[str, msgspec.Raw]) -> Form:
+def _object(whole: dict[str, msgspec.Raw]) -> Document:
     first = {name: _first(raw) for name, raw in list(whole.items())[:20]}
-    why = f"its top level is an object with the keys {', '.join(list(whole)[:8])[:200]}"
+    keys = ", ".join(list(whole)[:8])[:200] or "none"
+    why = f"the top level is an object with the keys {keys}, not a list"
+    form = _known_object(whole, first, why)
+    if form is not None:
+        return Document(form, True)
+    for name, value in first.items():
+        if bytes(memoryview(whole[name])[:1]) == b"[" and isinstance(value, dict):
+            return _wrapped(name, value, why)
+    values = list(first.values())
+    if values and all(isinstance(v, dict) for v in values):
+        title = f"an object of records by their names, of: {form_of(values[0]).title}"
+        return Document(
+            Form(
+                "keyed",
+                title,
+                why,
+                way_out=(
+                    "write a list of them: jq '[to_entries[] | {id: .key} + .value]' SOURCE > "
+                    "OUT.json"
+                ),
+            ),
+            True,
+        )
+    title = "one JSON object that is no record"
+    return Document(Form("object", title, why, way_out="give the list of records"), True)
+
+
+def _known_object(whole: dict[str, msgspec.Raw], first: dict[str, Any], why: str) -> Form | None:
     if "images" in whole and "annotations" in whole:
         return _coco(first.get("annotations"), why)
     if "questions" in whole:
@@ -66,35 +101,25 @@ def _object_form(whole: dict[str, msgspec.Raw]) -> Form:
     annotation = first.get("annotations")
     if isinstance(annotation, dict) and "question_id" in annotation:
         return Form("vqav2-annotations", "answers of VQAv2", why, way_out=_JOIN)
-    values = list(first.values())
-    if values and all(isinstance(v, dict) and "annotation" in v for v in values):
+    if first and all(isinstance(v, dict) and "annotation" in v for v in first.values()):
         return Form(
             "internvl-meta",
             "a meta file of InternVL, which lists sources",
             why,
-            way_out=(
-                "convert each file that it names under 'annotation', with its 'root' as --images"
-            ),
+            way_out="convert each file that it names under 'annotation', with its 'root' as "
+            "--images",
         )
-    for name, raw in list(whole.items())[:20]:
-        if bytes(memoryview(raw)[:1]) == b"[" and isinstance(first[name], dict):
-            inner = form_of(first[name])
-            title = f"a list under {name[:40]!r} of: {inner.title}"
-            return Form(
-                "wrapped",
-                title,
-                why,
-                way_out=f"write that list alone: jq '.[\"{name[:40]}\"]' SOURCE > OUT.json",
-            )
-    if values and all(isinstance(v, dict) for v in values):
-        inner = form_of(values[0])
-        title = f"an object of records by their names, of: {inner.title}"
-        return Form(
-            "keyed", title, why, way_out="write a list of them: jq '[.[]]' SOURCE > OUT.json"
-        )
-    return Form(
-        "object", "one JSON object that is no record", why, way_out="give the list of records"
-    )
+    return None
+
+
+def _wrapped(name: str, record: dict[str, Any], why: str) -> Document:
+    """A list of records in a field of an object, whose other fields are about the list."""
+    inner = form_of(record)
+    title = f"a list under {name[:40]!r} of: {inner.title}"
+    if inner.read_as:
+        return Document(inner._replace(title=title, why=f"{why}; {inner.why}"), True, name)
+    way_out = f"write that list alone: jq '.[\"{name[:40]}\"]' SOURCE > OUT.json"
+    return Document(Form("wrapped", title, why, way_out=way_out), True)
 
 
 _JOIN = "join questions and answers by question_id, and write LLaVA's form"
