@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,7 @@ def test_another_layout_is_another_dataset(tmp_path: Path) -> None:
         ConvertOptions(layout="vqa", check="none")
 
 
-CHANGES = {
+CHANGES: dict[str, Callable[[Path, str], object]] = {
     "another file": lambda file, _: file.write_text(file.read_text() + "\n"),
     "no file": lambda file, _: file.unlink(),
     "another function": lambda _, text: text.replace(":interleaved", ":similarity"),
