@@ -111,7 +111,7 @@ def test_fields_keep_their_very_text(tmp_path: Path) -> None:
 def test_documents_are_told_from_other_records() -> None:
     assert all(map(is_obelics, OBELICS)) and all(map(is_mmc4, MMC4))
     assert not any(map(is_obelics, MMC4)) and not any(map(is_mmc4, OBELICS))
-    talk = {"conversations": [], "texts": [], "images": []}
+    talk: Row = {"conversations": [], "texts": [], "images": []}
     assert not is_obelics(talk) and not is_mmc4(talk)
 
 
