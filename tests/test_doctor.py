@@ -79,7 +79,8 @@ def test_each_fault_is_told_with_its_way_out(tmp_path: Path) -> None:
 
 def test_faults_behind_one_that_an_edit_takes_away_are_told_too(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
-    report = examine(tmp_path, [{"id": "a", "image": "gone.jpg", "messages": chat}])
+    rows = [{"id": "a", "image": "gone.jpg", "messages": chat}, record("b"), record("c")]
+    report = examine(tmp_path, rows)
     assert [f.reason for f in report.faults] == ["missing_conversations"]
     assert set(report.behind) == {
         "missing_role", "unknown_role", "placeholder_missing", "missing_image"
@@ -116,7 +117,7 @@ WHOLE = {
     b"[" + GOOD + b",, " + GOOD + b"]": "remove the second of the two commas",
     b"[" + GOOD: "its end is missing",
     b"[{'id': 'a'}]": "single quotes",
-    b'{"data": [' + GOOD + b"]}": "jq '.[\"data\"]'",
+    b'{"a": ' + GOOD + b"}": "to_entries",
 }
 
 

@@ -47,7 +47,9 @@ def test_roles_and_fields_get_the_names_that_convert_reads(tmp_path: Path) -> No
         {"role": "user", "content": "<image>Why?"},
         {"role": "assistant", "content": "Because."},
     ]
-    fixed = fixes(tmp_path, {"id": "a", "images": ["good.jpg"], "messages": chat, "n": 1.10})
+    row = {"id": "a", "images": ["good.jpg"], "messages": chat, "n": 1.10}
+    report, (fixed, *_) = fix(tmp_path, [row, record("b"), record("c")])
+    assert report.form.name == "llava" and report.repairable == 1 and report.exit_code == 0
     talk = [{"from": "system", "value": "Be kind."}, *turns("<image>Why?", "Because.")]
     assert fixed == {"id": "a", "images": ["good.jpg"], "conversations": talk, "n": 1.10}
 
@@ -60,7 +62,8 @@ def test_a_missing_placeholder_is_added_before_the_first_question(tmp_path: Path
 
 def test_other_marks_become_placeholders_only_where_the_counts_agree(tmp_path: Path) -> None:
     row = record("a", conversations=turns("See <ImageHere>!", "So."))
-    assert fixes(tmp_path, row)["conversations"] == turns("See <image>!", "So.")
+    report, (fixed, *_) = fix(tmp_path, [row, record("b"), record("c")])
+    assert fixed["conversations"] == turns("See <image>!", "So.") and report.repairable == 1
     two = record("a", conversations=turns("<ImageHere> <ImageHere>", "So."))
     report, (left,) = fix(tmp_path, [two], overwrite=True, remove_surplus=True)
     assert left == two and report.exit_code == 4
@@ -155,7 +158,9 @@ def test_what_would_be_lost_is_not_renamed(tmp_path: Path) -> None:
         {"messages": [*chat, {"role": "tool", "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": "image"}]}, chat[1]]},
     ]
-    assert fix(tmp_path, rows)[1] == rows
+    rows += [record(str(number)) for number in range(5)]
+    report, fixed = fix(tmp_path, rows)
+    assert fixed == rows and (report.wrong, report.repairable) == (4, 0)
 
 
 def test_lines_are_cleaned_of_commas_and_byte_order_marks(tmp_path: Path) -> None:
@@ -244,10 +249,10 @@ def test_a_megabyte_of_text_is_fixed_and_its_diff_stays_short(tmp_path: Path) ->
 
 REAL = {
     # Source -> what convert takes of it, before and after.
-    "llama-factory/data/mllm_demo.json": (6, 0, 6),
-    "mantis/data/examples/chat/train.json": (50, 0, 50),
+    "llama-factory/data/mllm_demo.json": (6, 6, 6),
+    "mantis/data/examples/chat/train.json": (50, 50, 50),
     "xcomposer/finetune/data/multi_turn_multi_images_example.json": (2, 0, 2),
-    "ms-swift/tests/llm/data/conversations.jsonl": (3, 0, 3),
+    "ms-swift/tests/llm/data/conversations.jsonl": (3, 3, 3),
     "llama-factory/data/mllm_video_demo.json": (3, 0, 0),
 }
 

@@ -15,6 +15,7 @@ import pytest
 from convert_help import record, shared, text_record, turns
 from handmade import picture, write_dataset
 
+from neva_prep.dataprep.readers.form import FORMS
 from neva_prep.dataprep.readers.recognize import Recognized, recognize
 
 DATA = shared("data")
@@ -47,7 +48,7 @@ def look(folder: Path, content: Any) -> Recognized:
 LINES = b"\n".join(json.dumps(text_record(str(n))).encode() for n in range(3))
 DOCUMENTS = "\n".join(json.dumps(record(name), indent=1) for name in "ab").encode()
 INTERN_META = {"coco": {"root": "coco/", "annotation": "coco.jsonl", "length": 2}}
-FORMS: dict[str, tuple[Any, str, str]] = {
+SOURCES: dict[str, tuple[Any, str, str]] = {
     # What -> content, name, layout.
     "LLaVA array": ([record("a")], "llava", "array"),
     "LLaVA lines": (LINES, "llava", "lines"),
@@ -68,7 +69,16 @@ FORMS: dict[str, tuple[Any, str, str]] = {
     "VQAv2 questions": ({"questions": [{"question_id": 1}]}, "vqav2-questions", "object"),
     "VQAv2 answers": ({"annotations": [{"question_id": 1}]}, "vqav2-annotations", "object"),
     "VQA rows": ([{"question": "a", "answer": "b"}], "vqa", "array"),
-    "wrapped": ({"data": [record("a")]}, "wrapped", "object"),
+    "wrapped": ({"info": 1, "data": [record("a")]}, "llava", "object"),
+    "wrapped values": ({"data": [{"a": 1}]}, "wrapped", "object"),
+    "preferences": ([{"chosen": "a", "rejected": "b"}], "preferences", "array"),
+    "captions": ([{"image": "a.jpg", "caption": "b"}], "captions", "array"),
+    "query": ([{"query": "a", "response": "b"}], "query", "array"),
+    "queries of search": ([{"query": "a", "question": "b", "response": "c"}], "unknown", "array"),
+    "a system field": ([text_record("a", system="Be kind.")], "sharegpt", "array"),
+    "images as objects": ([record("a", {"path": "a.jpg"})], "sharegpt", "array"),
+    "other marks": ([record("a", conversations=turns("<image1>", "b"))], "sharegpt", "array"),
+    "documents of texts and images": ([{"texts": ["a"], "images": [None]}], "obelics", "array"),
     "keyed": ({"a": record("a"), "b": record("b")}, "keyed", "object"),
     "documents": (DOCUMENTS, "documents", "objects"),
     "lists": ([[record("a")]], "lists", "array"),
@@ -88,16 +98,27 @@ FORMS: dict[str, tuple[Any, str, str]] = {
     "empty": (b" \n", "empty", "file"),
     "words": (b"hello there\n", "text", "file"),
 }
+READ = {
+    "llava",
+    "internvl",
+    "messages",
+    "content-parts",
+    "sharegpt",
+    "qwen-vl",
+    "xcomposer",
+    "pairs",
+}
+READ |= {"alpaca", "query", "vqa", "captions", "obelics"}
 
 
-@pytest.mark.parametrize("what", FORMS)
+@pytest.mark.parametrize("what", SOURCES)
 def test_form_is_recognized_with_its_reason(tmp_path: Path, what: str) -> None:
-    content, name, layout = FORMS[what]
+    content, name, layout = SOURCES[what]
     found = look(tmp_path, content)
     assert (found.name, found.layout) == (name, layout)
     assert found.why and found.title
-    assert found.is_read == (name in ("llava", "internvl"))
-    assert found.is_read or found.way_out
+    assert found.is_read == (name in READ)
+    assert (found.form in FORMS) if found.is_read else found.way_out
 
 
 def test_the_most_frequent_form_counts_and_the_others_are_told(tmp_path: Path) -> None:
@@ -131,7 +152,7 @@ REAL = {
     "llama-factory/data/alpaca_zh_demo.first150.json": "alpaca",
     "mantis/data/examples/chat/train.json": "messages",
     "ms-swift/tests/llm/data/sharegpt.jsonl": "pairs",
-    "ms-swift/tests/llm/data/swift_single.jsonl": "swift",
+    "ms-swift/tests/llm/data/swift_single.jsonl": "query",
     "ms-swift/tests/llm/data/alpaca.csv": "csv",
     "vqa-nle-llava/result/human/res.json": "vqa",
     "xcomposer/finetune/data/multi_turn_multi_images_example.json": "xcomposer",

@@ -36,9 +36,9 @@ BROKEN: dict[str, tuple[Any, str, str | None]] = {
     "no conversation": (record("a", conversations=...), "missing_conversations", None),
     "an empty one": (record("a", conversations=[]), "empty_conversation", "[]"),
     "an unknown role": (
-        record("a", conversations=[*turns("<image>"), {"from": "bot", "value": "x"}]),
+        record("a", conversations=[*turns("<image>"), {"from": "narrator", "value": "x"}]),
         "unknown_role",
-        '"bot"',
+        '"narrator"',
     ),
     "a turn without a text": (
         record("a", conversations=[{"from": "human"}]),

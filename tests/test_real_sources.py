@@ -66,26 +66,29 @@ def test_llava_instruct_converts_with_pictures_under_the_names_it_gives(tmp_path
         assert members["000.jpg"] == (images / row["image"]).read_bytes()
 
 
-# Sources of other formats, and of LLaVA's form with other words: each record says what is not as
-# it should be, and none is converted by guessing.
+# Sources of which no record is a conversation about images, or whose images are not there: each
+# record says what is not as it should be, and none is converted by guessing.
 OTHERS: dict[str, dict[str, int]] = {
-    "llama-factory/data/mllm_demo.json": {"missing_conversations": 6},
-    "llama-factory/data/alpaca_zh_demo.first150.json": {"missing_conversations": 150},
-    "llama-factory/data/v1_multimodal_demo.jsonl": {"missing_conversations": 24},
-    "mantis/data/examples/chat/train.json": {"missing_conversations": 50},
+    "llama-factory/data/mllm_audio_demo.json": {"audio_record": 3},
+    "llama-factory/data/mllm_video_demo.json": {"video_record": 3},
+    "llama-factory/data/mllm_video_audio_demo.json": {"video_record": 3},
+    "mantis/data/examples/chat_video/train.json": {"video_record": 20},
     "mantis/data/examples/classification/train.json": {"missing_conversations": 100},
+    "mantis/data/cls_training_example.json": {"missing_conversations": 1},
+    "mantis/data/nlvr2/seed_demos.json": {"missing_conversations": 10},
+    "mantis/data/synthetic/seed_demos.json": {"missing_conversations": 88},
     "mantis/data/training_example.json": {"missing_image": 2},
-    "ms-swift/tests/llm/data/conversations.jsonl": {"unknown_role": 3},
-    "ms-swift/tests/llm/data/sharegpt.jsonl": {"missing_conversations": 3},
-    "vqa-nle-llava/result/human/res.json": {"missing_conversations": 100},
-    "xcomposer/finetune/data/multi_turn_multi_images_example.json": {"unknown_role": 2},
-    "xcomposer/finetune/data/only_text_example.json": {"unknown_role": 2},
-    "xcomposer/finetune/data/single_turn_single_image_example.json": {"unknown_role": 2},
+    "ms-swift/tests/llm/data/swift_pre.jsonl": {"missing_conversations": 3},
+    "ms-swift/tests/llm/data/multi_modal_2.jsonl": {"remote_image": 2, "placeholder_missing": 1},
+    "vqa-nle-llava/result/human/res.json": {"missing_image": 100},
+    "xcomposer/InternLM-XComposer-2.5-Reward/training/data/example.json": {"preference_record": 1},
+    "xcomposer/finetune/data/multi_turn_multi_images_example.json": {"missing_image": 2},
+    "xcomposer/finetune/data/single_turn_single_image_example.json": {"placeholder_missing": 2},
 }
 
 
 @pytest.mark.parametrize("source", OTHERS)
-def test_source_of_another_form_is_rejected_record_by_record_with_its_reason(
+def test_source_without_a_sample_is_rejected_record_by_record_with_its_reason(
     tmp_path: Path, source: str
 ) -> None:
     path = (DATA or Path()) / source
@@ -105,8 +108,7 @@ def given_records(path: Path) -> list[Any]:
 
 
 NO_LISTS = {
-    "coco-mini/annotations/captions_train2017.json": "the keys info, ",
-    "mantis/data/vqa_test_example.json": "the keys ",
+    "xcomposer/InternLM-XComposer-1.0/finetune/ds_config_zero2.json": "the keys fp16, ",
     "xcomposer/InternLM-XComposer-1.0/finetune/mix_debug_data.json": "",
     "coco-mini/train2017/000000000790.jpg": "begins with",
     "mantis/LICENSE": "begins with",

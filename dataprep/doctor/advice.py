@@ -10,7 +10,7 @@ from ..folder import ImageFolder
 from ..readers.form import LLAVA
 from ..readers.placeholders import OTHER_MARKS
 from ..readers.record import load_json
-from ..readers.record_forms import ROLES, form_of
+from ..readers.record_forms import CONVERSATIONS, ROLES, form_of
 from .fault import image_paths, is_found
 from .find_images import Found, ImageFinder
 
@@ -74,16 +74,21 @@ def _lost_image(record: Any, folder: ImageFolder, finder: ImageFinder) -> str:
 
 
 def _roles(record: dict[str, Any]) -> str:
-    roles = {str(turn.get("from")) for turn in record["conversations"]}
+    roles = {str(turn.get("from", turn.get("role"))) for turn in _turns(record)}
     unknown = sorted(role[:40] for role in roles if role.strip().lower() not in ROLES)
     if unknown:
         return f"no known role, of which --fix would know a name: {', '.join(unknown[:3])}"
     return "a system turn may only come first"
 
 
+def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
+    found = next((record[n] for n in CONVERSATIONS if isinstance(record.get(n), list)), [])
+    return [turn for turn in found if isinstance(turn, dict)]
+
+
 def _marks(record: dict[str, Any]) -> str:
     images = len(image_paths(record))
-    texts = [str(turn.get("value")) for turn in record["conversations"]]
+    texts = [str(turn.get("value", turn.get("content"))) for turn in _turns(record)]
     asked = sum(text.count("<image>") for text in texts)
     other = next((mark[0] for text in texts if (mark := OTHER_MARKS.search(text))), None)
     if other and asked != images:
