@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,14 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 2 << 30}
 OPTIONS: dict[str, Any] = {"shard_count": 25, "split": {"train": 0.8, "val": 0.2}, "shuffle": 3}
 
 
-class Once(Watch):
-    """Does something once, when the first so many records are done."""
+class Notes(Watch):
+    """Notes the records that it is told of."""
 
-    def __init__(self, records: int, act: Callable[[], None]) -> None:
-        self.records, self.act = records, act
+    def __init__(self) -> None:
         self.seen: list[int] = []
 
     def update(self, records: int, written: int, rejected: int) -> None:
         self.seen.append(records)
-        if records >= self.records and self.act is not None:
-            act, self.act = self.act, lambda: None
-            act()
 
 
 @pytest.fixture(scope="module")
@@ -77,38 +73,58 @@ def on_ray(**options: Any) -> ConvertOptions:
     return ConvertOptions(**OPTIONS, check="decode", engine="ray", **options)
 
 
-class KillsNode(Watch):
-    """Kills a node while it writes shards: they are kept from going on until it is dead."""
+class HoldsShards(Watch):
+    """Keeps tasks from going on, as a process would that was given up and still writes."""
 
-    def __init__(self, out: Path, cluster: Any) -> None:
-        self.out, self.cluster = out, cluster
-        self.node = cluster.add_node(**NODE)
-        self.raylet = psutil.Process(self.node.all_processes["raylet"][0].process.pid)
+    def __init__(self, out: Path) -> None:
+        self.out = out
         self.held: list[Any] = []
 
     def begin(self, stage: str, records: int | None) -> None:
-        # As a process of another machine would that was given up and still writes.
         for number in range(9 if stage == "write" else 0):
             file = (self.out / f"train-{number:06d}.tar.tmp").open("wb")
             fcntl.flock(file, fcntl.LOCK_EX)
             self.held.append(file)
 
-    def update(self, records: int, written: int, rejected: int) -> None:
-        if self.held and self._writes():
-            self.cluster.remove_node(self.node, allow_graceful=False)
-            for file in self.held:
-                file.close()
-            self.held.clear()
+    def release(self) -> None:
+        for file in self.held:
+            file.close()
+        self.held.clear()
 
-    def _writes(self) -> bool:
-        """Whether a task is under way on the node: `ray::_write_shard` is its process's name."""
-        return any("_write_shard" in " ".join(p.cmdline()) for p in self.raylet.children())
+
+class KillsNode(HoldsShards):
+    """Kills a node while it writes shards."""
+
+    def __init__(self, out: Path, cluster: Any) -> None:
+        super().__init__(out)
+        self.cluster = cluster
+        self.node = cluster.add_node(**NODE)
+        self.raylet = psutil.Process(self.node.all_processes["raylet"][0].process.pid)
+
+    def update(self, records: int, written: int, rejected: int) -> None:
+        if self.held and _writes(self.raylet):
+            self.cluster.remove_node(self.node, allow_graceful=False)
+            self.release()
+
+
+class Interrupts(HoldsShards):
+    """Presses Ctrl-C while a node writes shards."""
+
+    def update(self, records: int, written: int, rejected: int) -> None:
+        raylets = (p for p in psutil.process_iter(["name"]) if p.info["name"] == "raylet")
+        if any(_writes(raylet) for raylet in raylets):
+            raise KeyboardInterrupt
+
+
+def _writes(raylet: psutil.Process) -> bool:
+    """Whether a task is under way on a node: `ray::_write_shard` is its process's name."""
+    return any("_write_shard" in " ".join(p.cmdline()) for p in raylet.children())
 
 
 def test_the_same_bytes_and_progress_to_the_last_record(
     cluster: Any, given: tuple[Path, Path], expected: dict[str, str], tmp_path: Path
 ) -> None:
-    watch = Once(RECORDS + 1, lambda: None)
+    watch = Notes()
     report = convert(*given, tmp_path / "out", on_ray(), watch)
     assert (report.samples, report.rejected) == (RECORDS - 3, 3)
     assert tree(tmp_path / "out") == expected
@@ -139,16 +155,14 @@ def test_a_node_lost_in_the_middle_changes_nothing(
 def test_an_interrupt_ends_the_tasks_and_leaves_what_resume_needs(
     cluster: Any, given: tuple[Path, Path], expected: dict[str, str], tmp_path: Path
 ) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
     out = tmp_path / "out"
+    watch = Interrupts(out)
     with pytest.raises(KeyboardInterrupt):
-        convert(*given, out, on_ray(), Once(1, interrupt))
-    assert not list(out.glob("*.tmp"))
-    left = sorted(path.name for path in out.glob("*.tar"))
-    time.sleep(1)
-    assert sorted(path.name for path in out.glob("*.tar")) == left
+        convert(*given, out, on_ray(), watch)
+    left = sorted(path.name for path in out.glob("train-*.tar"))
+    watch.release()
+    time.sleep(0.5)
+    assert sorted(path.name for path in out.glob("train-*.tar")) == left == []
     convert(*given, out, ConvertOptions(**OPTIONS, check="decode", resume=True))
     assert tree(out) == expected
 
