@@ -92,7 +92,9 @@ class Source:
         return digest.hexdigest()
 
 
-def open_source(path: Path, form: str = LLAVA, name: str = "", under: str = "") -> Source:
+def open_source(
+    path: Path, form: str = LLAVA, name: str = "", under: str = "", why: str = ""
+) -> Source:
     """Map a source file and tell an array from lines.
 
     Args:
@@ -100,6 +102,7 @@ def open_source(path: Path, form: str = LLAVA, name: str = "", under: str = "") 
         form: of its records.
         name: of what the user gave, where the file was made of that.
         under: field whose list holds the records, where the file is one object.
+        why: what tells the form, where that was recognized.
 
     Raises:
         RecordError: it is missing, empty, not UTF-8, or neither a JSON array nor JSON lines.
@@ -134,6 +137,7 @@ def open_source(path: Path, form: str = LLAVA, name: str = "", under: str = "") 
         start=start,
         has_byte_order_mark=has_mark,
         under=under,
+        why=why,
     )
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ...errors import RecordError
-from ..splice import Field, fields, items
 from .media import picture_of
 from .placeholders import Mark
+from .raw_json import raw_fields, raw_items
 from .record import Read
 from .record_forms import CONVERSATIONS, ROLES, form_of, is_pair
 from .refuse import refuse_part, refuse_unread
@@ -29,7 +29,7 @@ def read_chat(raw: bytes) -> Read:
     return read_talk(raw, _find)
 
 
-def _find(record: dict[str, Any], text: str) -> Talk:
+def _find(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
     refuse_unread(record, UNREAD)
     name = next((n for n in CONVERSATIONS if isinstance(record.get(n), list)), "")
     if not name:
@@ -38,15 +38,14 @@ def _find(record: dict[str, Any], text: str) -> Talk:
     is_first_system = isinstance(record.get("system"), str) and bool(record["system"].strip())
     if is_first_system:
         messages.append(Message("system", [record["system"]]))
-    places = items(text, fields(text)[name].value.start)
-    for number, (turn, place) in enumerate(zip(record[name], places, strict=True)):
+    # Only a message that says more than who and what is looked at field by field.
+    is_plain = all(isinstance(turn, dict) and len(turn) <= 2 for turn in record[name])
+    raws = [] if is_plain else raw_items(found[name])
+    for number, turn in enumerate(record[name]):
         if not isinstance(turn, dict):
             raise RecordError(f"turn {number} is no object", reason="bad_turn")
-        found = fields(text, place.start)
-        if is_pair(turn):
-            messages += _pair(turn, found, text)
-        else:
-            messages.append(_message(number, turn, found, text))
+        fields = {} if is_plain else raw_fields(raws[number])
+        messages += _pair(turn, fields) if is_pair(turn) else [_message(number, turn, fields)]
     return Talk(messages, (name, "system") if is_first_system else (name,))
 
 
@@ -56,7 +55,7 @@ def _refuse(record: dict[str, Any]) -> NoReturn:
     raise RecordError(f"has no list of messages; it is {form.title}: {form.why}", reason=reason)
 
 
-def _message(number: int, turn: dict[str, Any], found: dict[str, Field], text: str) -> Message:
+def _message(number: int, turn: dict[str, Any], found: dict[str, bytes]) -> Message:
     role = next((name for name in _ROLE if name in turn), None)
     value = next((name for name in _TEXT if name in turn), None)
     if role is None or not isinstance(turn[role], str):
@@ -67,13 +66,13 @@ def _message(number: int, turn: dict[str, Any], found: dict[str, Field], text: s
     refuse_unread(turn, _UNREAD_IN_MESSAGE)
     pieces = _pieces(turn[value], f"turn {number} ({turn[role]!r})")
     name = ROLES.get(turn[role].strip().lower(), turn[role])
-    return Message(name, pieces, _rest(found, (role, value), text))
+    return Message(name, pieces, _rest(found, role, value))
 
 
-def _pair(turn: dict[str, Any], found: dict[str, Field], text: str) -> list[Message]:
+def _pair(turn: dict[str, Any], found: dict[str, bytes]) -> list[Message]:
     asks = next(name for name in _ASKS if name in turn)
     answers = next(name for name in _ANSWERS if name in turn)
-    rest = _rest(found, (asks, answers), text)
+    rest = _rest(found, asks, answers)
     question = Message("human", _pieces(turn[asks], f"'{asks}'"), rest)
     return [question, Message("gpt", _pieces(turn[answers], f"'{answers}'"))]
 
@@ -106,14 +105,10 @@ def _piece(part: Any, where: str) -> str | Mark:
     return Mark("", picture, number if is_number and picture is None else None)
 
 
-def _rest(found: dict[str, Field], taken: tuple[str, ...], text: str) -> tuple[str, ...]:
+def _rest(found: dict[str, bytes], *taken: str) -> dict[str, bytes]:
     """Fields of a message that are neither role nor text; those of LLaVA's names are taken."""
     skipped = {*taken, "from", "value"}
-    return tuple(
-        text[field.name.start : field.value.stop]
-        for name, field in found.items()
-        if name not in skipped
-    )
+    return {name: value for name, value in found.items() if name not in skipped}
 
 
 def _keys(turn: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ def reader_of_rows(find: FindTalk) -> Callable[[bytes], Read]:
     return lambda raw: read_talk(raw, find)
 
 
-def alpaca(record: dict[str, Any], text: str) -> Talk:
+def alpaca(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
     """`instruction` and `input` are the question, `output` the answer."""
     question = _text(record, "instruction")
     if record.get("input"):
@@ -32,13 +32,13 @@ def alpaca(record: dict[str, Any], text: str) -> Talk:
     return _rounds(record, asked, ("instruction", "input", "output"))
 
 
-def query(record: dict[str, Any], text: str) -> Talk:
+def query(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
     """ms-swift's `query` and `response`, with what was said before under `history`."""
     asked = _turns(record, _text(record, "query"), _text(record, "response"))
     return _rounds(record, asked, ("query", "response"))
 
 
-def vqa(record: dict[str, Any], text: str) -> Talk:
+def vqa(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
     """A question about an image, and its answer; of several answers the most frequent."""
     refuse_unread(record, _UNREAD)
     asks = _one_of(record, "question", "prompt")
@@ -54,7 +54,7 @@ def vqa(record: dict[str, Any], text: str) -> Talk:
     return Talk(talk, taken, _named_once(record, fields), adds_places=True)
 
 
-def captions(record: dict[str, Any], text: str) -> Talk:
+def captions(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
     """An image and what is to be seen on it."""
     talk = _turns(record, CAPTION_QUESTION, _text(record, "caption"))
     return Talk(talk, ("caption",), _named_once(record, (*_ROW_IMAGES, "url")), adds_places=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ...errors import RecordError
-from ..splice import fields
 from ..stores.embedded import EmbeddedImage
 from .llava import load_record, read_llava
 from .media import Picture, picture_of
 from .placeholders import Mark, place_images
+from .raw_json import raw_fields
 from .record import Read, Record
 from .refuse import refuse_other_media
 
@@ -23,6 +22,7 @@ IMAGES = (
 )  # fmt: skip
 """Fields beside a conversation that hold its images."""
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class Message(NamedTuple):
@@ -31,8 +31,8 @@ class Message(NamedTuple):
     role: str
     pieces: list[str | Mark]
     """Its text, and images that are parts of their own."""
-    rest: tuple[str, ...] = ()
-    """JSON of every field that is neither role nor text, such as `"weight": 1.10`."""
+    rest: Mapping[str, bytes] = {}
+    """JSON of every field that is neither role nor text, by its name."""
 
 
 class Talk(NamedTuple):
@@ -48,8 +48,8 @@ class Talk(NamedTuple):
     """That adding places counts as."""
 
 
-FindTalk = Callable[[dict[str, Any], str], Talk]
-"""Finds the conversation in a record, given parsed and as JSON.
+FindTalk = Callable[[dict[str, Any], dict[str, bytes]], Talk]
+"""Finds the conversation in a record, given parsed and as the JSON of its fields.
 
 Raises:
     RecordError: with a `reason` of reasons.REJECTIONS.
@@ -69,9 +69,8 @@ def read_talk(raw: bytes, find: FindTalk) -> Read:
         raise RecordError("is not an object", reason="not_an_object")
     refuse_other_media(record)
     try:
-        text = raw.decode()
-        talk = find(record, text)
-        return _written(raw, text, record, talk)
+        found = raw_fields(raw)
+        return _written(raw, found, record, find(record, found))
     except RecursionError as error:
         raise RecordError("is nested too deeply", reason="invalid_json") from error
     except UnicodeEncodeError as error:
@@ -86,7 +85,7 @@ def _load(raw: bytes) -> Any:
         return load_record(raw)
 
 
-def _written(raw: bytes, text: str, record: dict[str, Any], talk: Talk) -> Read:
+def _written(raw: bytes, found: dict[str, bytes], record: dict[str, Any], talk: Talk) -> Read:
     field, listed = _listed(record, talk.image_fields)
     _refuse_misplaced(talk.messages)
     asked = [number for number, message in enumerate(talk.messages) if message.role == "human"]
@@ -100,9 +99,9 @@ def _written(raw: bytes, text: str, record: dict[str, Any], talk: Talk) -> Read:
         values[asked[0]] = "<image>\n" * len(images) + values[asked[0]]
         repairs += talk.repairs
     paths = [picture.path for picture in images]
-    content = _content(text, record, talk, values, field, paths).encode()
+    content = _content(found, record, talk, values, field, paths)
     read = read_llava(content)
-    if not repairs and _is_same(raw, read):
+    if not repairs and talk.taken == ("conversations",) and _is_same(raw, read):
         content = raw
     if any(picture.content is not None for picture in images):
         read = msgspec.structs.replace(read, images=tuple(map(_name, images)))
@@ -124,47 +123,54 @@ def _is_same(raw: bytes, read: Record) -> bool:
 
 
 def _content(
-    text: str,
+    found: dict[str, bytes],
     record: dict[str, Any],
     talk: Talk,
     values: list[str],
     image_field: str,
     paths: list[str],
-) -> str:
+) -> bytes:
     """The record in LLaVA's form; what is not of the conversation keeps its very text."""
-    found = fields(text)
     spare = {"conversations", "images"} - {*talk.taken, image_field}
-    clash = next((name for name in spare if name in found and record[name]), None)
+    clash = next((name for name in spare if record.get(name)), None)
     if clash is not None:
         raise RecordError(
             f"has a field '{clash}' beside '{talk.taken[0]}'", reason="field_conflict"
         )
-    given = record.get(image_field)
-    # Of no image a null or an empty list says as much.
-    is_kept = image_field in ("image", "images") and given in (
-        (paths, *paths) if len(paths) == 1 else (paths,) if paths else (None, [])
-    )
-    written = {
-        "conversations": ", ".join(map(_turn, talk.messages, values)),
-        "images": json.dumps(paths, ensure_ascii=False),
-    }
-    kept = []
-    for name, field in found.items():
+    conversation, images = _conversation(talk.messages, values), _encode(paths)
+    kept: dict[str, bytes] = {}
+    for name, value in found.items():
         if name == talk.taken[0]:
-            kept.append(f'"conversations": [{written["conversations"]}]')
-        elif name == image_field and not is_kept:
-            kept += [f'"images": {written["images"]}'] if paths else []
+            kept["conversations"] = conversation
+        elif name == image_field and not _says_images(name, record[name], paths):
+            kept |= {"images": images} if paths else {}
         elif name not in talk.taken and name not in spare:
-            kept.append(text[field.name.start : field.value.stop])
+            kept[name] = value
     if paths and not image_field:
-        kept.append(f'"images": {written["images"]}')
-    return "{" + ", ".join(kept) + "}"
+        kept["images"] = images
+    return _object(kept)
 
 
-def _turn(message: Message, value: str) -> str:
-    quoted = (json.dumps(part, ensure_ascii=False) for part in (message.role, value))
-    own = zip(("from", "value"), quoted, strict=True)
-    return "{" + ", ".join([*(f'"{name}": {part}' for name, part in own), *message.rest]) + "}"
+def _says_images(name: str, given: Any, paths: list[str]) -> bool:
+    """Whether a field says which the images are as LLaVA's form does; of none a null says so."""
+    if name not in ("image", "images"):
+        return False
+    return given == paths or [given] == paths if paths else given in (None, [])
+
+
+def _conversation(messages: list[Message], values: list[str]) -> bytes:
+    if not any(message.rest for message in messages):
+        pairs = zip(messages, values, strict=True)
+        return _encode([{"from": message.role, "value": value} for message, value in pairs])
+    turns = (
+        _object({"from": _encode(message.role), "value": _encode(value), **message.rest})
+        for message, value in zip(messages, values, strict=True)
+    )
+    return b"[" + b", ".join(turns) + b"]"
+
+
+def _object(fields: Mapping[str, bytes]) -> bytes:
+    return b"{" + b", ".join(b"%b: %b" % (_encode(n), value) for n, value in fields.items()) + b"}"
 
 
 def _listed(record: dict[str, Any], names: tuple[str, ...]) -> tuple[str, list[Picture]]:
