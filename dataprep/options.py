@@ -115,7 +115,7 @@ class ConvertOptions:
             raise ConfigError(f"--exclude-by {self.exclude_by} is for --exclude; give both or none")
         if self.layout != "neva" and self.check == "none":
             raise ConfigError(
-                f"--layout {self.layout} needs to know what images are: use --check header"
+                f"--layout {self.layout}: needs to know what images are; use --check header"
             )
         if self.reencode is not None:
             parse_encoding(self.reencode)

@@ -180,7 +180,9 @@ def _sort_out(
             tried.append((row, raw))
     carried += [row for index, row in rows.items() if index not in seen]
     if not tried:
-        raise ConfigError(f"{quarantine}: holds no record to retry")
+        raise ConfigError(
+            f"{quarantine}: holds no record to retry; make one a JSON object under 'record'"
+        )
     if manifest.shards:
         _refuse_known(out, quarantine, [row.index for row, _ in tried])
     if (count := len(seen | rows.keys())) != report.rejected:
