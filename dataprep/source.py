@@ -23,6 +23,7 @@ WINDOW_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
 _SEPARATOR = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _CUT_VALUE = re.compile(r"[A-Za-z0-9+.\\-]*[ \t\r\n]*")
+_WORD = re.compile(r"[A-Za-z0-9+.\\-]*")
 _TEXT_SEPARATOR = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
 _KEY = re.compile(rb'[ \t\r\n,]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*")
@@ -295,8 +296,8 @@ def _raw_lengths(text: str) -> tuple[list[int], json.JSONDecodeError]:
             return lengths, error
         except RecursionError:
             return lengths, json.JSONDecodeError("nested too deeply", text, at)
-        if end == len(text) and text[at] not in '{["':
-            # A bare number at the very end may go on in the next window.
+        if text[at] not in '{["' and _WORD.fullmatch(text, end):
+            # A bare number at the very end may go on in the next window, as "0." does.
             return lengths, json.JSONDecodeError("cut off", text, end)
         lengths.append(len(text[at:end].encode("utf-8", "surrogateescape")))
         gap = _TEXT_SEPARATOR.match(text, end)
