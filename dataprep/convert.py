@@ -25,7 +25,7 @@ from .quarantine import Rejected, numbered
 from .readers.open import open_any
 from .report import ConvertReport, add_rejections, add_results
 from .source import Source
-from .stores.open import open_images
+from .stores.open import open_images, place_of_images
 from .watch import Watch
 from .workplace import workplace
 
@@ -173,8 +173,8 @@ def _refuse_another(
     # A dataset that is finished has no journal.
     with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
         work = Path(folder)
-        opened, lying = open_any(Path(source), work, options.format, options.reader)
-        store = open_images(lying if images is None else os.fspath(images), work)
+        opened, lying = open_any(Path(source), work, options)
+        store = open_images(place_of_images(lying, images), work)
         entry = source_entry(opened, store, opened.fingerprint())
     manifest = read_manifest(out)
     given = {"source": entry, **options.deciding()}

@@ -82,6 +82,16 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     "docs/formats.md.",
 )
 @click.option(
+    "--columns",
+    metavar="FIELD=COLUMN,...",
+    help="Columns of a table: image, question, answer, caption, id, conversations.",
+)
+@click.option(
+    "--annotations",
+    type=click.Path(),
+    help="The answers, where SOURCE has questions of VQAv2.  [default: the file beside it]",
+)
+@click.option(
     "--reader",
     metavar="MODULE:FUNCTION",
     help="A function of yours that is given SOURCE and yields records in LLaVA's form.",
@@ -189,7 +199,7 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
     Images are stored byte for byte. Only --resize, --max-pixels and --reencode change them: those
     that get smaller lose detail for good, and become upright RGB; all others keep their bytes.
     """
-    from .options import ConvertOptions, parse_max_errors, parse_size, parse_split
+    from .options import ConvertOptions, parse_columns, parse_max_errors, parse_size, parse_split
     from .print_report import print_report
     from .progress import ProgressBar, stderr_console
     from .sources_command import convert_sources, take_sources
@@ -200,6 +210,8 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
     chosen["split"] = parse_split(given["split"])
     if given["max_errors"] is not None:
         chosen["max_errors"] = parse_max_errors(given["max_errors"])
+    if given["columns"] is not None:
+        chosen["columns"] = parse_columns(given["columns"])
     options = ConvertOptions(**chosen)
     changes = {name: chosen[name] for name in chosen if _was_given(ctx, name)}
     parts = take_sources(given)
@@ -234,6 +246,7 @@ _OPTIONS = (
     "pixel_limit",
     "limit",
     "format",
+    "annotations",
     "reader",
     "layout",
     "filter",

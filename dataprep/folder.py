@@ -97,7 +97,7 @@ class ImageFolder:
     def _locate(self, path: str) -> str:
         """The path to open: its folder resolved and inside, its last part as given."""
         if not _PLAIN.fullmatch(path):
-            _refuse_odd_path(path)
+            refuse_odd_path(path)
         head, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             head, name = path, ""
@@ -140,7 +140,12 @@ def machine_trouble(path: str, error: OSError) -> DiskError:
     )
 
 
-def _refuse_odd_path(path: str) -> None:
+def refuse_odd_path(path: str) -> None:
+    """Refuse what is no relative path at all.
+
+    Raises:
+        ImageError: with the reason; the message has the path.
+    """
     if "\0" in path or not path.strip():
         _reject("bad_path", f"image path {path!r} is no path")
     if "://" in path or path.startswith("data:"):

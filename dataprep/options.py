@@ -43,6 +43,10 @@ class ConvertOptions:
     """Only the first so many records of the source."""
     format: str = "auto"
     """Form of the source's JSON records, a name in readers/form.FORMS; `auto` recognizes it."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Field of a record -> column of a table that it is in; see readers/columns.py."""
+    annotations: str | None = None
+    """File of the answers, where the source is a file of VQAv2's questions."""
     reader: str | None = None
     """`module:function` of a user's own, which yields the records of the source."""
     layout: Literal["neva", "vqa", "captioning", "interleaved", "similarity"] = "neva"
@@ -96,11 +100,11 @@ class ConvertOptions:
                 raise ConfigError(f"--{name.replace('_', '-')} must be 1 or more")
         if self.format != "auto":
             from .readers.form import FORMS
+            from .readers.open import CONTAINERS
 
-            if self.format not in FORMS:
-                raise ConfigError(
-                    f"--format {self.format}: give one of auto, {', '.join(sorted(FORMS))}"
-                )
+            known = sorted({*FORMS, *CONTAINERS})
+            if self.format not in known:
+                raise ConfigError(f"--format {self.format}: give one of auto, {', '.join(known)}")
         if self.reader is not None and self.format not in ("auto", "llava"):
             raise ConfigError("--reader yields records in LLaVA's form; leave --format out")
         if self.filter:
@@ -148,6 +152,8 @@ class ConvertOptions:
             "pixel_limit": self.pixel_limit,
             "limit": self.limit,
             "format": self.format,
+            "columns": dict(self.columns),
+            "annotations": self.annotations,
             "reader": self.reader,
             "layout": self.layout,
             "resize": self.resize,
@@ -240,6 +246,24 @@ def parse_split(text: str) -> dict[str, float]:
                 f"--split {text!r}: cannot read {part!r}; write for example train=0.98,val=0.02"
             ) from error
     return shares
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Field -> column of `image=path,question=q`.
+
+    Raises:
+        ConfigError: it cannot be read.
+
+    Example:
+        >>> parse_columns("image=file path,answer=label")
+        {'image': 'file path', 'answer': 'label'}
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(field.strip() and column.strip() for field, _, column in pairs):
+        raise ConfigError(
+            f"--columns {text!r}: write for example image=file,question=ask,answer=label"
+        )
+    return {field.strip(): column.strip() for field, _, column in pairs}
 
 
 def parse_max_errors(text: str) -> int | float:

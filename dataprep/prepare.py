@@ -18,7 +18,7 @@ from .options import ConvertOptions
 from .plan import Chosen, Plan, make_plan
 from .readers.open import open_any
 from .source import Source
-from .stores.open import open_images
+from .stores.open import open_images, place_of_images
 from .stores.store import ImageStore
 from .watch import Watch
 
@@ -52,8 +52,8 @@ def prepare(
         raise ConfigError(f"{out}: holds an unfinished --retry; go on with --retry and --resume")
     if options.finish and not journal.has_plan():
         raise ConfigError(f"--finish: no task has planned in {out} yet; run the tasks first")
-    opened, lying = open_any(Path(source), journal.work, options.format, options.reader)
-    store = open_images(lying if images is None else os.fspath(images), journal.work)
+    opened, lying = open_any(Path(source), journal.work, options)
+    store = open_images(place_of_images(lying, images), journal.work)
     if opened.why:
         watch.note(f"{opened.name}: read as {opened.form}; {opened.why}")
     entry = source_entry(opened, store, journal.fingerprint(opened))

@@ -55,6 +55,7 @@ REJECTIONS: dict[str, str] = {
     "not_an_image": "replace the file: its bytes are no image that is known here",
     "corrupt_image": "replace the file, or save it again with an image editor",
     "too_many_pixels": "shrink the image, or raise --pixel-limit if you trust it",
+    "damaged_archive": "copy or download the archive or table again: it is damaged there",
     "image_too_large": "re-encode the image: no single file may exceed 512 MiB",
 }
 """Rejected records go to quarantine.jsonl with one of these codes: code -> what fixes it."""

@@ -5,8 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from ...loaders.remote import is_remote
+from ..fetch import fetch_source
+from ..options import ConvertOptions
 from ..source import Source
+from ..stores.table_files import is_pattern
 from .open_json import AUTO, open_json
+from .recognize import recognize
+
+CONTAINERS = frozenset(
+    ("parquet", "arrow", "csv", "tsv", "tar", "webdataset", "coco-captions", "vqav2-questions")
+)
+"""Formats that are no list of JSON records; readers/recognize.py gives them these names."""
 
 
 class Opened(NamedTuple):
@@ -17,24 +27,58 @@ class Opened(NamedTuple):
     """Where its images lie unless the user says otherwise, as `open_images` takes it."""
 
 
-def open_any(path: Path, work: Path, form: str = AUTO, reader: str | None = None) -> Opened:
+def open_any(path: Path, work: Path, options: ConvertOptions | None = None) -> Opened:
     """Open a source of any format.
 
     JSON is read where it lies, record by record. What is no list of JSON records (a table, a folder
-    of tars) is first written to `work` as JSON lines in LLaVA's form, texts only, one a record.
+    of tars) is first written to `work` as JSON lines, texts only, one a record.
 
     Args:
         path: what the user gave.
         work: folder for what must be made of it.
-        form: of JSON records; `auto` to recognize it.
-        reader: `module:function` of a user's own, which yields the records.
+        options: say what it is, where that is not to be recognized.
 
     Raises:
-        ConfigError: there is no such function.
+        ConfigError: there is no such function or column, or a package is missing.
         RecordError: it is broken as a whole, or of no known format.
     """
-    if reader is not None:
+    options = options or ConvertOptions()
+    if is_remote(path):
+        local, lying = fetch_source(path, work)
+        source, images = open_any(local, work, options)
+        # What would lie beside the copy, or in it, lies where it was copied from.
+        return Opened(source, lying if images in (str(local), str(local.parent)) else images)
+    if options.reader is not None:
         from .own import stage
 
-        return Opened(stage(path, work, reader), str(path if path.is_dir() else path.parent))
+        source = stage(path, work, options.reader)
+        return Opened(source, str(path if path.is_dir() else path.parent))
+    given = options.format in CONTAINERS
+    kind = options.format if given else _kind(path)
+    form = AUTO if given else options.format
+    if kind in ("parquet", "arrow"):
+        from .arrow_table import open_arrow_table
+
+        return Opened(*open_arrow_table(path, work, form, options.columns))
+    if kind in ("csv", "tsv"):
+        from .text_table import open_text_table
+
+        return Opened(*open_text_table(path, work, form, options.columns))
+    if kind in ("tar", "webdataset"):
+        from .webdataset import open_webdataset
+
+        return Opened(*open_webdataset(path, work, form))
+    if kind == "coco-captions":
+        from .coco import open_coco
+
+        return Opened(*open_coco(path, work))
+    if kind == "vqav2-questions":
+        from .vqa import open_vqa
+
+        answers = options.annotations
+        return Opened(*open_vqa(path, work, Path(answers) if answers else None))
     return Opened(open_json(path, form), str(path.parent))
+
+
+def _kind(path: Path) -> str:
+    return "parquet" if is_pattern(path) else recognize(path).name

@@ -1,0 +1,105 @@
+"""CSV and TSV: each row is a record, its fields named by the header."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ...errors import RecordError
+from ..source import MAX_RECORD_BYTES, Source
+from .columns import choose_columns
+from .record import load_json
+from .staging import staged
+
+_MARKS = "\t,;|"
+
+
+def open_text_table(
+    path: Path, work: Path, form: str, columns: Mapping[str, str]
+) -> tuple[Source, str]:
+    """Open a CSV or TSV file as a source.
+
+    A row that has more cells than the header is kept as a record of its line and its cells, which
+    is rejected like any other that is no conversation.
+
+    Args:
+        path: of the file.
+        work: folder for its rows as JSON lines.
+        form: of the rows as records; `auto` to recognize it.
+        columns: field -> column, as the user says.
+
+    Returns:
+        The source, and where its images lie.
+
+    Raises:
+        ConfigError: there is no such column.
+        RecordError: it is no table, or not UTF-8.
+    """
+    mark, header = _header(path)
+    chosen = choose_columns(header, columns, frozenset(header))
+    names = [chosen.fields.get(name, name) for name in header]
+    return staged(
+        work,
+        {path.name: path},
+        lambda: _records(path, mark, names),
+        name=path.name,
+        why=f"a table of {len(header)} columns, parted by {mark!r}; {chosen.said}",
+        form=form,
+        options=sorted(columns.items()),
+    ), str(path.parent)
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    """What parts the cells, and the names of the columns."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = file.readline(1 << 20)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}; check the path") from error
+    mark = max(_MARKS, key=line.count)
+    header = [name.strip() for name in next(csv.reader([line], delimiter=mark), [])]
+    double = next((name for name in header if header.count(name) > 1), None)
+    if not any(header) or double is not None:
+        what = "has no header" if double is None else f"has two columns named {double!r}"
+        raise RecordError(f"{path}: line 1: {what}; name each column once, on the first line")
+    return mark, header
+
+
+def _records(path: Path, mark: str, names: list[str]) -> Iterator[dict[str, Any]]:
+    limit = csv.field_size_limit(MAX_RECORD_BYTES)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter=mark)
+            next(rows)
+            yield from (_record(cells, names, rows.line_num) for cells in rows if cells)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
+    except csv.Error as error:
+        raise RecordError(
+            f"{path}: line {rows.line_num}: is no row of a table ({error}); correct the line"
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _record(cells: list[str], names: list[str], line: int) -> dict[str, Any]:
+    if len(cells) > len(names):
+        return {"line": line, "cells": cells}
+    record: dict[str, Any] = dict(zip(names, cells, strict=False))
+    talk = record.get("conversations", "")
+    if talk[:1] == "[":
+        # What is no JSON stays a text, and is rejected for that.
+        with suppress(ValueError, RecursionError):
+            record["conversations"] = load_json(talk.encode())
+    return record
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> RecordError:
+    return RecordError(
+        f"{path}: is not UTF-8 ({error.reason} at byte {error.start} of a part); save it as UTF-8"
+    )
