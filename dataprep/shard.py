@@ -252,7 +252,8 @@ def _counted(**counts: int) -> dict[str, int]:
 
 def _is_renamed(path: str, extension: str) -> bool:
     """Whether a file's name claimed another format than its bytes have."""
-    if path.endswith(extension):
+    # An image inside a table may have no name at all: its path ends in "/".
+    if path.endswith((extension, "/")):
         return False
     given = path.rpartition(".")[2].lower()
     return SAME_EXTENSION.get(given, given) != extension
