@@ -5,6 +5,7 @@ find_start ──▶ build_training ──▶ load_checkpoint ──▶ each ste
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
 from collections.abc import Iterator
@@ -97,6 +98,9 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
         every=recipe.trainer.log_every_n_steps,
     )
     log.say(_opening(recipe, training, start))
+    # Python's collector would look through all that libraries hold, 0.2 s at a time.
+    gc.collect()
+    gc.freeze()
     writer = Writer(in_background=recipe.log.ckpt.async_save)
     try:
         return _steps(_Run(recipe, training, start, run, log, writer), step, stop)

@@ -68,8 +68,9 @@ class _AdaptedProduct(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, hidden, a, b = ctx.saved_tensors
         dy = dy.contiguous()
-        narrow = (dy @ b).mul_(ctx.scale)
-        db = (dy.t() @ hidden).mul_(ctx.scale)
+        narrow, db = dy @ b, dy.t() @ hidden
+        if ctx.scale != 1.0:
+            narrow, db = narrow.mul_(ctx.scale), db.mul_(ctx.scale)
         da = narrow.t() @ x
         dx = None
         if ctx.needs_input_grad[0]:
