@@ -7,7 +7,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -102,6 +102,15 @@ def sync_folder(folder: Path) -> None:
 
 def write_file(path: Path, *contents: bytes | memoryview) -> None:
     """Write a file of one or several parts: all of it, or nothing under that name.
+
+    Raises:
+        ShardError: the disk refuses.
+    """
+    write_parts(path, contents)
+
+
+def write_parts(path: Path, contents: Iterable[bytes | memoryview]) -> None:
+    """The same of parts that are made one at a time.
 
     Raises:
         ShardError: the disk refuses.
