@@ -13,6 +13,7 @@ from .perceptual import first_alike
 from .pictures import Pictures
 from .readers.record import Turn
 
+_SORTED_AT_ONCE = 1_000_000
 By = Literal["record", "images"]
 MARK = np.dtype(
     [("row", "<u8"), ("high", "<u8"), ("low", "<u8"), ("group", "<u8"), ("looks", "<u4")]
@@ -81,11 +82,13 @@ def find_repeats(marks: np.ndarray, looks: np.ndarray, radius: int | None, work:
         radius: bits in which images that look alike may differ; None to compare files alone.
         work: folder for tables.
     """
-    kept = _same(marks["high"], marks["low"])
+    kept = _first_same(marks)
     is_exact, bits = kept >= 0, np.zeros(len(marks), np.uint8)
     if radius is not None:
         ends = np.cumsum(marks["looks"], dtype=np.int64)
         items = np.flatnonzero((kept < 0) & (marks["looks"] > 0))
+        _, group, sizes = np.unique(marks["group"][items], return_inverse=True, return_counts=True)
+        items = items[sizes[group] > 1]
         counts = marks["looks"][items].astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(counts)])
         where = np.repeat(ends[items] - counts - starts[:-1], counts) + np.arange(starts[-1])
@@ -103,8 +106,19 @@ def find_repeats(marks: np.ndarray, looks: np.ndarray, radius: int | None, work:
     return Repeats(numbers[removed], numbers[kept[removed]], bits[removed], is_exact[removed])
 
 
-def _same(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+def _first_same(marks: np.ndarray) -> np.ndarray:
     """For each record the first one with the same 128 bits, or -1 where it is the first."""
+    kept = np.full(len(marks), -1, np.int64)
+    # A part at a time: to sort all at once takes as much memory again as the marks.
+    parts = max(1, len(marks) // _SORTED_AT_ONCE)
+    for part in range(parts):
+        rows = np.flatnonzero(marks["high"] % np.uint64(parts) == part)
+        same = _same(marks["high"][rows], marks["low"][rows])
+        kept[rows[same >= 0]] = rows[same[same >= 0]]
+    return kept
+
+
+def _same(high: np.ndarray, low: np.ndarray) -> np.ndarray:
     order = np.lexsort((low, high))
     is_new = np.ones(len(order), bool)
     is_new[1:] = (high[order[1:]] != high[order[:-1]]) | (low[order[1:]] != low[order[:-1]])

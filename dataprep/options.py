@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from ..errors import ConfigError
 
 PIXEL_LIMIT = 89_478_485
-MAX_RADIUS = 16
+MAX_RADIUS = 10
 MAX_SHARE = 1e6
 MAX_SHARD_BYTES = 8 << 40
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
@@ -71,6 +71,9 @@ class ConvertOptions:
     exclude_by: Literal["both", "images", "questions"] = "both"
     """What of an evaluation set must not occur."""
 
+    sample_index: bool = True
+    """Whether to write index.sqlite, by which samples are looked up one by one."""
+
     on_error: Literal["quarantine", "fail"] = "quarantine"
     max_errors: int | float | None = None
     """Stop beyond this many rejected records (int) or this share of all (float, 0 to 1)."""
@@ -79,6 +82,10 @@ class ConvertOptions:
     """Who writes the shards: processes of this machine, or tasks on a Ray cluster."""
     ray_address: str | None = None
     """Of the cluster; None for the one that RAY_ADDRESS names, or else this machine alone."""
+    spool: str | None = None
+    """Folder for a dataset on its way to an address; None for one in the cache."""
+    waiting_shards: int | None = None
+    """Finished shards that may lie in the output folder; more are waited for. None for any."""
     resume: bool = False
     finish: bool = False
     """Write no shard: make the dataset of those that tasks wrote."""
@@ -164,6 +171,7 @@ class ConvertOptions:
             "dedup_by": self.dedup_by,
             "exclude": list(self.exclude),
             "exclude_by": self.exclude_by,
+            "sample_index": self.sample_index,
         }
 
 

@@ -6,21 +6,28 @@ differ in few of them. All arithmetic is in whole numbers, so that every machine
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
 from math import comb, cos, pi
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import ImageError
+from .files import told
 
 _SIDE = 32
 _FREQUENCIES = 9
 _FLATTEST = 3.0
 """Gray levels: an image that varies less has frequencies of noise alone, and looks like nothing."""
 _BLOCK = 4096
-_CANDIDATES = 1 << 21
+_CANDIDATES = 1 << 20
+_TABLES = 70
+"""At most; each has 12 bytes an item on the disk."""
+_HELD_BYTES = 64 << 20
+"""Of tables, in memory."""
 _WAVES = np.array(
     [
         [round(4096 * cos(pi * k * (2 * x + 1) / (2 * _SIDE))) for x in range(_SIDE)]
@@ -96,6 +103,8 @@ def first_alike(
         images.
     """
     count = len(starts) - 1
+    if not count:
+        return np.empty(0, np.int64), np.empty(0, np.uint8)
     alike, bits = np.full(count, -1, np.int64), np.zeros(count, np.uint8)
     leading = looks[starts[:-1]]
     tables = [
@@ -104,12 +113,15 @@ def first_alike(
     ]
     for begin in range(0, count, _BLOCK):
         items = np.arange(begin, min(begin + _BLOCK, count))
-        found = [pair for table in tables for pair in table.candidates(items, alike)]
+        found = (pair for table in tables for pair in table.candidates(items, alike))
         for item, earlier in _sorted_pairs(found, leading, groups, radius):
             if alike[item] < 0 and alike[earlier] < 0:
                 apart = distances(_images(looks, starts, item), _images(looks, starts, earlier))
                 if apart.max() <= radius:
                     alike[item], bits[item] = earlier, apart.max()
+        if sum(table.bytes for table in tables) > _HELD_BYTES:
+            for table in tables:
+                table.release()
     return alike, bits
 
 
@@ -120,21 +132,33 @@ class _Table:
         self, leading: np.ndarray, groups: np.ndarray, mask: np.uint64, path: Path
     ) -> None:
         keys = _mixed(leading & mask) ^ groups
-        order = np.argsort(keys, kind="stable")
-        place = np.empty(len(keys), np.int64)
-        place[order] = np.arange(len(keys))
-        first = np.searchsorted(keys[order], keys)
         # In the order of a bucket its items stand as in the source.
-        self._order = _on_disk(path, "order", order)
-        self._place = _on_disk(path, "place", place)
-        self._first = _on_disk(path, "first", first)
+        order = np.argsort(keys, kind="stable").astype(np.uint32)
+        keys = keys[order]
+        is_first = np.ones(len(keys), bool)
+        is_first[1:] = keys[1:] != keys[:-1]
+        first = np.flatnonzero(is_first).astype(np.uint32)[np.cumsum(is_first) - 1]
+        columns = np.empty((3, len(keys)), np.uint32)
+        columns[0] = order
+        columns[1, order] = np.arange(len(keys), dtype=np.uint32)
+        columns[2, order] = first
+        with told(path):
+            columns.tofile(path)
+        self.bytes = columns.nbytes
+        with told(path, "read"), path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._order, self._place, self._first = np.frombuffer(self._map, np.uint32).reshape(3, -1)
+
+    def release(self) -> None:
+        """Give back the memory of what was looked at; it comes again from the disk."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def candidates(
         self, items: np.ndarray, alike: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs of an item and an earlier one of its bucket that looks like none before it."""
-        first = np.asarray(self._first[items])
-        earlier = np.asarray(self._place[items]) - first
+        first = self._first[items].astype(np.int64)
+        earlier = self._place[items] - first
         ends = np.cumsum(earlier)
         at = 0
         while at < len(items):
@@ -143,14 +167,14 @@ class _Table:
             counts = earlier[at:stop]
             whose = np.repeat(items[at:stop], counts)
             steps = np.arange(len(whose)) - np.repeat(np.cumsum(counts) - counts, counts)
-            others = np.asarray(self._order[np.repeat(first[at:stop], counts) + steps])
+            others = self._order[np.repeat(first[at:stop], counts) + steps].astype(np.int64)
             is_kept = alike[others] < 0
             yield whose[is_kept], others[is_kept]
             at = stop
 
 
 def _sorted_pairs(
-    found: list[tuple[np.ndarray, np.ndarray]],
+    found: Iterable[tuple[np.ndarray, np.ndarray]],
     leading: np.ndarray,
     groups: np.ndarray,
     radius: int,
@@ -171,10 +195,10 @@ def _masks(items: int, radius: int) -> list[np.uint64]:
     """
 
     def cost(k: int) -> float:
-        stripe = 64 // (radius + k)
-        return comb(radius + k, k) * (items + items**2 / 2.0 ** (k * stripe))
+        tables, stripe = comb(radius + k, k), 64 / (radius + k)
+        return tables * (20 * items + float(items) ** 2 / 2 ** (k * stripe))
 
-    kept = min(range(1, 4), key=cost)
+    kept = min((k for k in (1, 2, 3) if k == 1 or comb(radius + k, k) <= _TABLES), key=cost)
     edges = [64 * i // (radius + kept) for i in range(radius + kept + 1)]
     stripes = [(1 << stop) - (1 << start) for start, stop in pairwise(edges)]
     return [np.uint64(sum(chosen)) for chosen in combinations(stripes, kept)]
@@ -192,7 +216,9 @@ def _images(looks: np.ndarray, starts: np.ndarray, item: int) -> np.ndarray:
     return looks[starts[item] : starts[item + 1]]
 
 
-def _on_disk(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    file = path.with_name(f"{path.name}-{name}.npy")
-    np.save(file, values)
-    return np.asarray(np.load(file, mmap_mode="r"))
+def map_array(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
+    """The array that a file holds, mapped into memory."""
+    with told(path, "read"), path.open("rb") as file:
+        if not path.stat().st_size:
+            return np.empty(0, dtype)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype)
