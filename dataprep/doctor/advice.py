@@ -82,7 +82,9 @@ def _roles(record: dict[str, Any]) -> str:
 
 
 def _turns(record: dict[str, Any]) -> list[dict[str, Any]]:
-    found = next((record[n] for n in CONVERSATIONS if isinstance(record.get(n), list)), [])
+    found: list[Any] = next(
+        (record[n] for n in CONVERSATIONS if isinstance(record.get(n), list)), []
+    )
     return [turn for turn in found if isinstance(turn, dict)]
 
 
