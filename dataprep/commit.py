@@ -66,7 +66,8 @@ def commit(out: Path, journal: Journal, manifest: Manifest) -> None:
     with told(out):
         _uncommit(out)
     if manifest.shards:
-        write_index(out, (result for result in journal.results() if result.samples))
+        if manifest.has_sample_index:
+            write_index(out, (result for result in journal.results() if result.samples))
         write_metadata(out, manifest.shards, manifest.options.get("layout", NEVA))
     pretty = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     write_file(out / MANIFEST_FILE, pretty + b"\n")

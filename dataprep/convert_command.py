@@ -141,6 +141,12 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     help="Encode each image anew, with quality Q, if it gets smaller by it.",
 )
 @click.option(
+    "--sample-index/--no-sample-index",
+    default=True,
+    help="Whether to write index.sqlite; inspect, the viewer and --retry need it, training does "
+    "not; see docs/scaling.md.  [default: write it]",
+)
+@click.option(
     "--on-error",
     type=click.Choice(["quarantine", "fail"]),
     default="quarantine",
@@ -257,6 +263,7 @@ _OPTIONS = (
     "resize",
     "max_pixels",
     "reencode",
+    "sample_index",
     "on_error",
     "max_errors",
     "workers",

@@ -21,6 +21,7 @@ from ..loaders.format import (
     INDEX_FILE,
     INDEX_UUID_FILE,
     INFO_FILE,
+    META_DIR,
     SPLIT_FILE,
     ShardEntry,
     sample_key,
@@ -102,6 +103,8 @@ def write_metadata(out: Path, shards: list[ShardEntry], layout: str) -> None:
     Raises:
         ShardError: the disk refuses.
     """
+    with told(out):
+        (out / META_DIR).mkdir(exist_ok=True)
     splits: dict[str, list[str]] = {}
     for shard in shards:
         splits.setdefault(shard.split, []).append(shard.name)

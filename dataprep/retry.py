@@ -72,6 +72,11 @@ def retry(
     path, watch = Path(quarantine), watch or Watch()
     out = path.parent
     manifest = read_manifest(out)
+    if not manifest.has_sample_index:
+        raise ConfigError(
+            f"{out}: was made with --no-sample-index, and --retry needs the index; correct the "
+            "source and convert it again"
+        )
     options = ConvertOptions(**{**manifest.options, "limit": None, **(changes or {})})
     with _journal(out, options) as journal:
         if options.resume and not options.dry_run and _is_done(journal, path):

@@ -117,6 +117,8 @@ class ShardMaker:
                 content = struct.pack(f"<{len(result.starts)}Q", *result.starts)
                 write_file(tar.path.with_name(f"{plan.name}.idx"), content)
                 result.bytes, result.xxh3_128 = tar.finish()
+            if not self.options.sample_index:
+                result.keys, result.starts, result.parts = [], [], []
             return result, rejected
         finally:
             tar.abandon()

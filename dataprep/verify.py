@@ -115,7 +115,7 @@ def verify(
             dataset=dataset,
             number=number,
             entry=entry,
-            has_index=not index_findings,
+            has_index=manifest.has_sample_index and not index_findings,
             max_findings=max_findings,
         )
         for number, entry in enumerate(manifest.shards)

@@ -108,6 +108,10 @@ def check_files(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
 
 def check_index(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
     """What must hold of index.sqlite as a whole; its rows are compared shard by shard."""
+    if not manifest.has_sample_index:
+        if (dataset / INDEX_FILE).exists():
+            yield _finding(INDEX_FILE, "is there, though the manifest says that none was made")
+        return
     try:
         with closing(open_index(dataset)) as database:
             rows = database.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -86,6 +86,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     report: dict[str, Any]
     """Counts of records, images, turns, rejections, repairs, warnings; no times."""
 
+    @property
+    def has_sample_index(self) -> bool:
+        """Whether index.sqlite is there, by which samples are looked up one by one."""
+        return bool(self.options.get("sample_index", True))
+
 
 def sample_key(ordinal: int) -> str:
     """Key of a sample: the zero-padded index of its record in the source; no dots, unique."""

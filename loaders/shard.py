@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError, ShardError
-from .format import INDEX_FILE
+from .format import INDEX_FILE, read_manifest
 from .members import JSON_MEMBER
 
 
@@ -164,6 +164,11 @@ def open_index(dataset: Path) -> sqlite3.Connection:
     """
     file = dataset / INDEX_FILE
     if not file.is_file():
+        if not read_manifest(dataset).has_sample_index:
+            raise ShardError(
+                f"{dataset}: was made with --no-sample-index: its samples can be streamed, not "
+                "looked up; convert again without that option to look at them"
+            )
         raise ShardError(f"{file}: is missing; run neva-prep verify {dataset}")
     database = sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro&immutable=1", uri=True)
     database.execute("PRAGMA trusted_schema = OFF")
