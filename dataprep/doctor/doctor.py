@@ -14,6 +14,7 @@ from ...errors import RecordError
 from ..folder import ImageFolder
 from ..options import ConvertOptions
 from ..quarantine import Rejected
+from ..readers.open import CONTAINERS
 from ..readers.open_json import open_json
 from ..readers.recognize import recognize
 from ..readers.record import load_json
@@ -65,6 +66,8 @@ def doctor(
     watch, path, folder = watch or Watch(), Path(source), ImageFolder(os.fspath(images))
     report = DoctorReport(source=os.fspath(source), images=os.fspath(images), form=recognize(path))
     try:
+        if report.form.name in CONTAINERS:
+            raise RecordError(f"{path}: doctor looks closely at JSON alone, but convert reads it")
         if path.is_dir():
             raise RecordError(f"{path}: is a folder; give the file of the conversations")
         opened = open_json(path)
@@ -86,7 +89,7 @@ def doctor(
                 report.fixed = writer.finish()
     except RecordError as error:
         report.readable, report.error = False, str(error)
-        form = () if report.form.is_read or not report.form.way_out else (report.form.way_out,)
+        form = (report.form.way_out,) if report.form.way_out else ()
         report.ways_out = [*mend_file(path, str(error)), *form]
         return report
     if report.fixed is not None:

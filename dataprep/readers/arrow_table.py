@@ -102,8 +102,8 @@ def layout_of(schema: pa.Schema, given: Mapping[str, str]) -> Layout:
         is_held = name in images or name in media
         leaves[name] = f"{name}.path" if is_held and "path" in inside else name
     names = [name for name in leaves if name not in images and name not in media]
-    own = {**given} if given.get(_IMAGE) not in images else {**given, _IMAGE: ""}
-    chosen = choose_columns(names, {k: v for k, v in own.items() if v}, frozenset(lists))
+    own = {field: name for field, name in given.items() if name not in images}
+    chosen = choose_columns(names, own, frozenset(lists), bool(images))
     if images:
         fields = {n: f for n, f in chosen.fields.items() if f != _IMAGE}
         said = f"images are in {', '.join(images)}; {chosen.said}"

@@ -38,7 +38,10 @@ class Columns(NamedTuple):
 
 
 def choose_columns(
-    names: Sequence[str], given: Mapping[str, str], lists: frozenset[str] = frozenset()
+    names: Sequence[str],
+    given: Mapping[str, str],
+    lists: frozenset[str] = frozenset(),
+    has_images: bool = False,
 ) -> Columns:
     """Tell which column is what.
 
@@ -48,6 +51,7 @@ def choose_columns(
         names: of the columns.
         given: field -> column, as the user says.
         lists: columns that hold lists.
+        has_images: whether images are in further columns.
 
     Raises:
         ConfigError: a column or a field that is given does not exist.
@@ -65,7 +69,7 @@ def choose_columns(
             )
     fields = {name: field for field, name in given.items()}
     lower = {name.strip().lower(): name for name in reversed(names)}
-    for field in ("conversations", "image", "id", *_asked(lower, given)):
+    for field in ("conversations", "image", "id", *_asked(lower, given, has_images)):
         if field in fields.values() or (field == "id" and "id" in names):
             continue
         found = (lower[name] for name in NAMES[field] if name in lower)
@@ -73,20 +77,23 @@ def choose_columns(
         column = next((n for n in free if field != "conversations" or n in lists), None)
         if column is not None:
             fields[column] = field
+    # A column that has the name of a field that another one is makes way for it.
+    fields |= {n: f"source_{n}" for n in names if n not in fields and n in fields.values()}
     renamed = ", ".join(f"{n!r} is the {field}" for n, field in fields.items() if n != field)
     return Columns(fields, renamed or "columns keep their names")
 
 
-def _asked(lower: Mapping[str, str], given: Mapping[str, str]) -> tuple[str, ...]:
+def _asked(lower: Mapping[str, str], given: Mapping[str, str], has_images: bool) -> tuple[str, ...]:
     """Fields of the texts that are to be looked for."""
     if any(name in lower for name in NAMES["conversations"][:3]) or "conversations" in given:
         return ()
-    if not given and form_of(dict.fromkeys(lower, "")).read_as:
+    known = [*lower, "image"] if has_images else lower
+    if not given and form_of(dict.fromkeys(known, "")).read_as:
         return ()
     has = {field: any(name in lower for name in NAMES[field]) for field in NAMES}
     if (has["question"] or "question" in given) and (has["answer"] or "answer" in given):
         return ("question", "answer")
-    return ("caption",) if has["image"] or "image" in given else ()
+    return ("caption",) if has_images or has["image"] or "image" in given else ()
 
 
 def put_images(record: dict[str, Any], images: Sequence[str]) -> None:

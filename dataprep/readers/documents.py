@@ -10,7 +10,7 @@ import msgspec
 
 from ..source import Source
 from .record import load_json
-from .record_forms import Form, form_of
+from .record_forms import CHECK, Form, form_of
 
 _PEEK_BYTES = 1 << 20
 _decode = json.JSONDecoder(parse_int=str).raw_decode
@@ -97,7 +97,7 @@ def _known_object(whole: dict[str, msgspec.Raw], first: dict[str, Any], why: str
     if "images" in whole and "annotations" in whole:
         return _coco(first.get("annotations"), why)
     if "questions" in whole:
-        return Form("vqav2-questions", "questions of VQAv2", why, way_out=_JOIN)
+        return Form("vqav2-questions", "questions of VQAv2", why, way_out=CHECK)
     annotation = first.get("annotations")
     if isinstance(annotation, dict) and "question_id" in annotation:
         return Form("vqav2-annotations", "answers of VQAv2", why, way_out=_JOIN)
@@ -122,7 +122,7 @@ def _wrapped(name: str, record: dict[str, Any], why: str) -> Document:
     return Document(Form("wrapped", title, why, way_out=way_out), True)
 
 
-_JOIN = "join questions and answers by question_id, and write LLaVA's form"
+_JOIN = "give the file of the questions, and these answers with --annotations"
 
 
 def _coco(annotation: Any, why: str) -> Form:
@@ -132,10 +132,7 @@ def _coco(annotation: Any, why: str) -> Form:
             "coco-captions",
             "captions of COCO",
             why,
-            way_out=(
-                "write a record for each caption: the image's file_name under 'image', "
-                "'<image>\\nDescribe the image.' as the question, the caption as the answer"
-            ),
+            way_out=CHECK,
         )
     title = "instances of COCO (boxes, masks)" if "bbox" in fields else "annotations in COCO's form"
     return Form("coco", title, why, way_out="it has no conversations")

@@ -32,7 +32,7 @@ def open_json(path: Path, form: str = AUTO) -> Source:
         document = document_of(source)
         return replace(source, form=form, under=document.under if document else "")
     found = recognize_records(source)
-    if found.layout == "object" and not found.is_read and path.suffix != ".jsonl":
+    if found.layout == "object" and not found.form and path.suffix != ".jsonl":
         raise RecordError(
             f"{path}: byte {source.start}: {found.why}: it is {found.title}; {found.way_out}"
         )

@@ -16,7 +16,7 @@ from ...loaders.format import INFO_FILE, MANIFEST_FILE
 from ..source import Source, open_source
 from .documents import document_of
 from .record import load_json
-from .record_forms import Form, form_of
+from .record_forms import CHECK, Form, form_of
 
 _PEEK_BYTES = 64 << 10
 _RECORDS = 100
@@ -25,9 +25,9 @@ _TABLE = "write its rows as JSON lines in LLaVA's form first"
 
 _MAGIC: tuple[tuple[bytes, str, str, str], ...] = (
     (b"PK\x03\x04", "zip", "a zip archive", "unpack it: unzip SOURCE"),
-    (b"PAR1", "parquet", "a Parquet table", _TABLE),
-    (b"ARROW1", "arrow", "an Arrow table", _TABLE),
-    (b"\xff\xff\xff\xff", "arrow", "a stream of Arrow tables, as datasets keeps it", _TABLE),
+    (b"PAR1", "parquet", "a Parquet table", CHECK),
+    (b"ARROW1", "arrow", "an Arrow table", CHECK),
+    (b"\xff\xff\xff\xff", "arrow", "a stream of Arrow tables, as datasets keeps it", CHECK),
     (b"\x28\xb5\x2f\xfd", "zstd", "compressed with zstd", "unpack it: zstd -d SOURCE"),
     (b"BZh", "bzip2", "compressed with bzip2", "unpack it: bunzip2 -k SOURCE"),
     (b"\xfd7zXZ\0", "xz", "compressed with xz", "unpack it: xz -dk SOURCE"),
@@ -85,7 +85,7 @@ def recognize(path: Path) -> Recognized:
             "tar",
             "a tar archive",
             "it has a tar header",
-            ("to look into a dataset of tars give its folder to neva-prep verify; else unpack it"),
+            CHECK,
         )
     if begin[:1] == b"\x80" and begin[1:2] in b"\x02\x03\x04\x05":
         return _file(
@@ -151,7 +151,7 @@ def _recognized(form: Form, layout: str, under: str = "") -> Recognized:
         title=form.title,
         why=form.why,
         layout=layout,
-        is_read=bool(form.read_as),
+        is_read=bool(form.read_as) or form.way_out == CHECK,
         form=form.read_as,
         under=under,
         way_out=form.way_out,
@@ -162,7 +162,14 @@ def _folder(path: Path) -> Recognized:
     names = sorted(entry.name for entry in islice(path.iterdir(), 10_000))
 
     def found(name: str, title: str, why: str, way_out: str) -> Recognized:
-        return Recognized(name=name, title=title, why=why, layout="folder", way_out=way_out)
+        return Recognized(
+            name=name,
+            title=title,
+            why=why,
+            layout="folder",
+            is_read=way_out == CHECK,
+            way_out=way_out,
+        )
 
     def some(suffix: str) -> list[str]:
         return [name for name in names if name.endswith(suffix)]
@@ -183,17 +190,15 @@ def _folder(path: Path) -> Recognized:
         )
     if some(".tar"):
         return found(
-            "webdataset",
-            "a folder of tars (WebDataset)",
-            f"it has {some('.tar')[0]}",
-            ("energon prepare makes it a dataset that the loaders read"),
+            "webdataset", "a folder of tars (WebDataset)", f"it has {some('.tar')[0]}", CHECK
         )
-    if some(".arrow"):
-        return found("arrow", "a dataset saved by datasets", f"it has {some('.arrow')[0]}", _TABLE)
-    if some(".parquet"):
-        return found(
-            "parquet", "a folder of Parquet tables", f"it has {some('.parquet')[0]}", _TABLE
-        )
+    noted = [name for name in names if name in ("state.json", "dataset_dict.json")]
+    if noted or some(".arrow"):
+        why = f"it has {(noted or some('.arrow'))[0]}"
+        return found("arrow", "a dataset saved by datasets", why, CHECK)
+    parquet = some(".parquet") or _parquet_below(path)
+    if parquet:
+        return found("parquet", "a folder of Parquet tables", f"it has {parquet[0]}", CHECK)
     sources = some(".json") + some(".jsonl")
     if sources:
         return found(
@@ -208,6 +213,12 @@ def _folder(path: Path) -> Recognized:
         f"it holds {len(names):,} names",
         ("give the JSON or JSONL file of the conversations"),
     )
+
+
+def _parquet_below(path: Path) -> list[str]:
+    """The first Parquet table in the folders of a folder, where a snapshot of a hub has them."""
+    files = islice(path.glob("*/**/*.parquet"), 1)
+    return [str(file.relative_to(path)) for file in files]
 
 
 def _gzip(begin: bytes) -> Recognized:
@@ -261,7 +272,7 @@ def _text(begin: bytes, text: bytes) -> Recognized:
         columns = first.count(mark)
         if columns and rest.partition(b"\n")[0].count(mark) >= columns:
             header = first.decode("utf-8", "replace").strip()[:100]
-            return _file(name, f"a table ({name.upper()})", f"its first line is {header!r}", _TABLE)
+            return _file(name, f"a table ({name.upper()})", f"its first line is {header!r}", CHECK)
     return _file(
         "text",
         "text that is no JSON",
@@ -271,7 +282,9 @@ def _text(begin: bytes, text: bytes) -> Recognized:
 
 
 def _file(name: str, title: str, why: str, way_out: str) -> Recognized:
-    return Recognized(name=name, title=title, why=why, layout="file", way_out=way_out)
+    return Recognized(
+        name=name, title=title, why=why, layout="file", is_read=way_out == CHECK, way_out=way_out
+    )
 
 
 def _begin(path: Path) -> bytes:

@@ -17,6 +17,10 @@ CONVERSATIONS = ("conversations", "messages", "conversation")
 """Fields that a list of messages goes by."""
 
 
+CHECK = "neva-prep convert SOURCE --dry-run checks every record of it"
+"""What to do with a source that convert reads and that is no list of JSON records."""
+
+
 class Form(NamedTuple):
     """A form of records."""
 

@@ -124,16 +124,14 @@ class ParquetTable:
     def batches(self, leaves: Sequence[str], start: int) -> Iterator[Batch]:
         """See TableFile."""
         wanted = self._paths(leaves)
-        first = _place(self._starts, start)
-        groups = range(first, len(self._starts) - 1)
-        at = self._starts[first]
-        size = self._batch_rows(wanted, groups)
-        found = self._file.iter_batches(
-            size, row_groups=list(groups), columns=wanted, use_threads=False
-        )
-        for batch in found:
-            yield at, batch
-            at += batch.num_rows
+        for group in range(_place(self._starts, start), len(self._starts) - 1):
+            at, size = self._starts[group], self._batch_rows(wanted, group)
+            # One group at a time: a batch that reached into the next would be lost with it.
+            for batch in self._file.iter_batches(
+                size, row_groups=[group], columns=wanted, use_threads=False
+            ):
+                yield at, batch
+                at += batch.num_rows
 
     def group(self, row: int) -> range:
         """See TableFile."""
@@ -154,15 +152,13 @@ class ParquetTable:
             paths += whole or inner
         return paths
 
-    def _batch_rows(self, paths: list[str], groups: range) -> int:
-        """As many rows as have a few megabytes."""
-        most = 1
-        for number in groups:
-            group = self._metadata.row_group(number)
-            columns = (group.column(place) for place in range(group.num_columns))
-            size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in paths)
-            most = max(most, size // max(1, group.num_rows))
-        return int(max(1, min(_MOST_ROWS, _BATCH_BYTES // most)))
+    def _batch_rows(self, paths: list[str], number: int) -> int:
+        """As many rows of a group as have a few megabytes."""
+        group = self._metadata.row_group(number)
+        columns = (group.column(place) for place in range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in paths)
+        each = max(1, size // max(1, group.num_rows))
+        return int(max(1, min(_MOST_ROWS, _BATCH_BYTES // each)))
 
 
 class ArrowTable:
@@ -190,7 +186,10 @@ class ArrowTable:
         for batch in range(_place(self._starts, start), len(self._batches)):
             whole = self._batches[batch].select(columns)
             for at in range(0, max(1, whole.num_rows), _MOST_ROWS):
-                yield self._starts[batch] + at, whole.slice(at, _MOST_ROWS)
+                part = whole.slice(at, _MOST_ROWS)
+                # What stands in the file is not trusted to stay within it.
+                part.validate(full=True)
+                yield self._starts[batch] + at, part
                 self.release(_BATCH_BYTES)
 
     def group(self, row: int) -> range:

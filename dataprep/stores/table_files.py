@@ -61,13 +61,11 @@ def table_files(path: Path) -> dict[str, Path]:
 def _saved_files(path: Path) -> dict[str, Path] | None:
     """Files of a folder that `save_to_disk` wrote, in the order that it noted."""
     if (path / "dataset_dict.json").exists():
-        splits = _json(path / "dataset_dict.json").get("splits")
-        listed = splits if isinstance(splits, list) else []
-        names = [name for name in listed if isinstance(name, str) and _is_inside(name)]
-        if len(names) != 1:
-            _refuse_several(path, names)
-        found = _saved_files(path / names[0]) or {}
-        return {f"{names[0]}/{name}": file for name, file in found.items()}
+        splits = _names(_json(path / "dataset_dict.json").get("splits"), path)
+        if len(splits) != 1:
+            _refuse_several(path, splits)
+        inside = _saved_files(path / splits[0]) or {}
+        return {f"{splits[0]}/{name}": file for name, file in inside.items()}
     if not (path / "state.json").exists():
         return None
     state = _json(path / "state.json")
@@ -76,13 +74,17 @@ def _saved_files(path: Path) -> dict[str, Path] | None:
             f"{path}: is a selection from a larger table; write it out first: "
             "dataset.flatten_indices().save_to_disk(...)"
         )
-    listed = state.get("_data_files")
-    found: dict[str, Path] = {}
+    return {name: path / name for name in _names(state.get("_data_files"), path)}
+
+
+def _names(listed: object, path: Path) -> list[str]:
+    """File names that `datasets` noted; a dataset is not trusted to name files of its own alone."""
+    found = []
     for entry in listed if isinstance(listed, list) else []:
-        name = entry.get("filename") if isinstance(entry, dict) else None
+        name = entry.get("filename") if isinstance(entry, dict) else entry
         if not isinstance(name, str) or not _is_inside(name):
-            raise RecordError(f"{path / 'state.json'}: names no file; save the dataset again")
-        found[name] = path / name
+            raise RecordError(f"{path}: what datasets noted is broken; save the dataset again")
+        found.append(name)
     return found
 
 
