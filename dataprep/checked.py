@@ -38,6 +38,11 @@ class Checked(NamedTuple):
     """Why it is rejected."""
 
 
+def images_of(found: Checked) -> tuple[str, ...]:
+    """Paths of the images that a record's sample needs."""
+    return found.record.images if found.record is not None and found.error is None else ()
+
+
 def check_records(
     data: mmap.mmap,
     read: ReadRecord,

@@ -14,6 +14,7 @@ import msgspec
 
 from ..errors import ConfigError, RecordError
 from ..loaders.format import FORMAT_VERSION, Manifest, SourceEntry, read_manifest
+from ..loaders.remote import is_remote
 from .commit import commit, shard_entries, write_quarantine
 from .engine import run_shards
 from .engines.job import Job, Tally
@@ -42,7 +43,7 @@ def convert(
     Args:
         source: the file.
         images: what the records' image paths are relative to; None for where the source has them.
-        out: folder to write; new or empty, unless options say `resume` or `overwrite`.
+        out: folder or address to write; new or empty, unless options say `resume` or `overwrite`.
         options: see ConvertOptions.
         watch: told of the progress.
 
@@ -54,7 +55,14 @@ def convert(
         RecordError: the source as a whole is broken, or too many records were rejected.
         ShardError: the disk refuses; run again with `resume`.
     """
-    options, watch, out = options or ConvertOptions(), watch or Watch(), Path(out)
+    options, watch = options or ConvertOptions(), watch or Watch()
+    if is_remote(out) and not options.dry_run:
+        from .spool import convert_elsewhere
+
+        return convert_elsewhere(out, options, watch, lambda *how: convert(source, images, *how))
+    if options.spool is not None:
+        raise ConfigError("--spool is for an --out elsewhere, such as s3://bucket/folder")
+    out = Path(out)
     if options.finish:
         options = replace(options, resume=True)
     times: dict[str, float] = {}

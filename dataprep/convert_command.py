@@ -21,6 +21,7 @@ Examples:
   neva-prep convert chat.jsonl --images img/ --out shards/ --resume
   neva-prep convert chat.jsonl --images img/ --out shards/ --resize 336 --filter 'turns <= 10'
   neva-prep convert a.json b.jsonl --images A/ --images B/ --weight 1 --weight 0.5 --out blend/
+  neva-prep convert s3://raw/chat.jsonl --images s3://raw/img --out s3://bucket/shards
   neva-prep convert --retry shards/quarantine.jsonl
   neva-prep convert chat.jsonl --images img/ --out shards/ --task 3/8   # one of 8 machines
   neva-prep convert chat.jsonl --images img/ --out shards/ --finish     # when all 8 have ended
@@ -184,6 +185,13 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     help="Write only each Nth shard, from the Kth on (0 to N-1): one of N tasks that share --out.",
 )
 @click.option("--finish", is_flag=True, help="Make the dataset of what the tasks wrote.")
+@click.option(
+    "--spool",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder for shards on their way to an --out such as s3://bucket/shards.  [default: in "
+    "NEVA_PREP_CACHE]",
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted conversion.")
 @click.option("--overwrite", is_flag=True, help="Replace the dataset in --out.")
 @click.option(
@@ -270,6 +278,7 @@ _OPTIONS = (
     "engine",
     "ray_address",
     "finish",
+    "spool",
     "resume",
     "overwrite",
     "dry_run",

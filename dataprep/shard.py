@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ImageError, RecordError
 from ..loaders.format import ImageEntry, sample_key
-from .checked import Checked, check_records
+from .checked import Checked, check_records, images_of
 from .files import write_file
 from .image import SAME_EXTENSION, Header, decode_fully, read_header
 from .layouts import add_fields, layout_of
@@ -27,6 +27,7 @@ from .quarantine import Rejected, reject
 from .readers.record import Record
 from .reencode import shrink, shrinking_of
 from .source import Source
+from .stores.ahead import read_ahead
 from .stores.store import ImageStore
 from .tar import BLOCK_BYTES
 from .tar_writer import Part, TarWriter
@@ -138,7 +139,7 @@ class ShardMaker:
         checked = check_records(
             self.source.data, self.read, rows, may_insert=may_insert, layout=self.layout
         )
-        for done, found in enumerate(checked):
+        for done, found in enumerate(read_ahead(checked, images_of, self.images)):
             if done % _PROGRESS_EVERY == 0:
                 progress(tar.offset, done, len(rejected))
             key = sample_key(found.ordinal)

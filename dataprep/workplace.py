@@ -19,6 +19,7 @@ from ..loaders.format import (
     META_DIR,
     QUARANTINE_FILE,
 )
+from ..loaders.remote import is_remote
 from .files import TEMPORARY_SUFFIX, told, write_file
 from .journal import OVERWRITE_MARKER, RETRY_MARKER, Journal, is_begun
 from .options import ConvertOptions
@@ -90,11 +91,13 @@ def refuse_foreign(out: Path, options: ConvertOptions) -> None:
     Raises:
         ConfigError: it does.
     """
+    if is_remote(out):
+        raise ConfigError(f"--out {out}: this needs a folder; give one, and copy what it makes")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     ours = {MANIFEST_FILE, JOURNAL_DIR} & set(names)
-    foreign = [name for name in names if not (ours and _is_ours(name))]
+    foreign = [name for name in names if not (ours and is_ours(name))]
     if foreign:
         raise ConfigError(
             f"--out {out}: holds other files ({', '.join(foreign[:3])}); give a new or empty folder"
@@ -111,7 +114,8 @@ def refuse_foreign(out: Path, options: ConvertOptions) -> None:
     )
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
+    """Whether a file of a dataset, finished or not, has such a name."""
     name = name.removesuffix(TEMPORARY_SUFFIX)
     known = (META_DIR, JOURNAL_DIR, MANIFEST_FILE, QUARANTINE_FILE, DUPLICATES_FILE)
     return name in known or _SHARD.fullmatch(name) is not None
@@ -126,6 +130,6 @@ def _empty(out: Path, journal: Journal) -> None:
         for path in sorted(out.iterdir()):
             if path.name == META_DIR:
                 shutil.rmtree(path)
-            elif path.name != JOURNAL_DIR and _is_ours(path.name):
+            elif path.name != JOURNAL_DIR and is_ours(path.name):
                 path.unlink()
         journal.clear()

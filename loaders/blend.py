@@ -18,13 +18,16 @@ from megatron.energon.metadataset.metadataset_v2 import Subset
 from ..errors import ConfigError, ShardError
 from .dataset_kind import DatasetKind, check_typed_dataset
 from .metadataset import check_metadataset
+from .remote import is_remote
+from .remote_cache import cached_dataset
 from .shard_fingerprint import fingerprint_shards
 from .trust import TrustedDataset, read_plain_yaml
 from .webdataset import CheckedWebdataset
 
 Path_ = str | os.PathLike[str]
 DatasetPath = Path_ | Mapping[str, float] | Mapping[Path, float]
-"""A dataset's folder, a metadataset's file, or folders with the weights of their samples."""
+"""A dataset's folder or address (`s3://bucket/shards`), a metadataset's file, or folders and
+addresses with the weights of their samples."""
 Mode = Literal["single", "weights", "repetitions"]
 _PARALLEL_SHARDS = 16
 """Shards that a worker reads in turns when it shuffles."""
@@ -145,7 +148,8 @@ def open_blend(path: DatasetPath, split: str, *, trust_dataset_code: bool = Fals
     """Check everything that a path leads to, and find the datasets under it.
 
     Args:
-        path: a dataset's folder, a metadataset's file, or a map from folders to weights.
+        path: a dataset's folder or address, a metadataset's file, or a map from those of datasets
+            to weights.
         split: name of the split.
         trust_dataset_code: whether Python files of the datasets may be run.
 
@@ -156,15 +160,14 @@ def open_blend(path: DatasetPath, split: str, *, trust_dataset_code: bool = Fals
     """
     if isinstance(path, Mapping):
         parts = [
-            _part(Path(folder), split, trust_dataset_code, number=_weight(folder, weight))
+            _part(folder, split, trust_dataset_code, number=_weight(folder, weight))
             for folder, weight in path.items()
         ]
         if not parts:
             raise ConfigError("path={}: names no dataset; give {folder: weight}")
         return Blend(name=" + ".join(map(str, path)), mode="weights", parts=tuple(parts))
-    _check_local(path)
-    if not Path(path).is_file():
-        part = _part(Path(path), split, trust_dataset_code)
+    if is_remote(path) or not Path(path).is_file():
+        part = _part(path, split, trust_dataset_code)
         return Blend(name=str(path), mode="single", parts=(part,))
 
     def check(dataset: Path) -> object:
@@ -180,9 +183,10 @@ def open_blend(path: DatasetPath, split: str, *, trust_dataset_code: bool = Fals
     return Blend(name=str(path), mode=modes.pop(), parts=tuple(part for _, part in found))
 
 
-def _part(folder: Path, split: str, trust_dataset_code: bool, *, number: float = 1.0) -> ShardPart:
-    _check_local(folder)
-    dataset, kind = check_typed_dataset(folder, trust_dataset_code=trust_dataset_code)
+def _part(folder: Path_, split: str, trust_dataset_code: bool, *, number: float = 1.0) -> ShardPart:
+    # To energon `s3://` would be a folder here, and empty.
+    local = cached_dataset(folder) if is_remote(folder) else Path(folder)
+    dataset, kind = check_typed_dataset(local, trust_dataset_code=trust_dataset_code)
     filled = ", ".join(name for name, shards in dataset.splits.items() if shards) or "none"
     if split not in dataset.splits:
         raise ConfigError(f"{folder}: has no split {split!r}; splits with samples: {filled}")
@@ -263,8 +267,3 @@ def _weight(folder: Any, weight: Any) -> float:
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
         raise ConfigError(f"{folder}: weight {weight!r} must be a number above 0")
     return float(weight)
-
-
-def _check_local(path: Path_) -> None:
-    if "://" in str(path) or str(path).startswith("msc:/"):
-        raise ConfigError(f"{path}: remote datasets cannot be opened yet; copy it to a folder")

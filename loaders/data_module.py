@@ -55,8 +55,8 @@ class EnergonMultiModalDataModule(StreamDataModule):
         """Take the settings; the dataset is opened by the first dataloader.
 
         Args:
-            path: a dataset's folder, {folder: weight} for a blend, or the file of an energon
-                metadataset.
+            path: a dataset's folder or address (`s3://bucket/shards`; see docs/object-stores.md),
+                {folder: weight} for a blend, or the file of an energon metadataset.
             tokenizer: of transformers; not needed with a task encoder.
             image_processor: what MultiModalTaskEncoder takes; not needed with a task encoder.
             seq_length: most positions of a sample, image embeddings included.

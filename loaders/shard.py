@@ -5,7 +5,6 @@ Nothing in them is judged here; the index is a stranger's, and its ranges are ch
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from bisect import bisect_right
@@ -19,6 +18,7 @@ from urllib.parse import quote
 from ..errors import ConfigError, ShardError
 from .format import INDEX_FILE, read_manifest
 from .members import JSON_MEMBER
+from .remote_shard import open_shard, shard_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +183,10 @@ class _Shard:
 
     def __enter__(self) -> _Shard:
         try:
-            self._file = self._path.open("rb")
+            self._file = open_shard(self._path)
+            self._size = shard_size(self._path)
         except OSError as error:
             raise self._fault(f"cannot be read ({error.strerror})") from error
-        self._size = os.fstat(self._file.fileno()).st_size
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,6 +7,7 @@ import json
 
 from ..errors import ShardError
 from .format import MANIFEST_FILE, read_manifest
+from .remote_shard import shard_size
 from .trust import TrustedDataset
 
 
@@ -24,7 +25,7 @@ def fingerprint_shards(dataset: TrustedDataset, split: str) -> str:
     digest = hashlib.sha256()
     for name in dataset.splits[split]:
         try:
-            size = (dataset.path / name).stat().st_size
+            size = shard_size(dataset.path / name)
         except OSError as error:
             raise ShardError(
                 f"{dataset.path / name}: cannot be read ({error.strerror}); run neva-prep verify "

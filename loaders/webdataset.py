@@ -20,6 +20,8 @@ from megatron.energon.module_loader import ModuleLoader
 from ..errors import NevaPrepError, RecordError, ShardError
 from .dataset_kind import KNOWN_LOADERS, DatasetKind
 from .format import DATASET_FILE, META_DIR
+from .remote_cache import remote_of
+from .remote_shard import ShardOpener
 from .sample import FailedSample
 from .trust import TrustedDataset
 
@@ -60,6 +62,7 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
                 f"{dataset.path}: energon reads other shards from split.yaml than were checked; "
                 "write its names as plain text"
             )
+        self._folder = dataset.path.absolute()
         self._readers: Sequence[Any] = ()
         self._read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         if not crude:
@@ -69,6 +72,10 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
         """The chain that reads this rank's share."""
         chain = super().build(worker_rotation_offset)
         self._readers = chain.dataset.join_readers
+        if remote_of(self._folder) is not None:
+            for reader in self._readers:
+                names = reader.tar_filenames
+                reader.tar_filepaths = [ShardOpener(self._folder / name) for name in names]
         return chain
 
     def load_sample(self, raw_data: Any) -> Any:

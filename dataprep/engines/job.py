@@ -15,6 +15,7 @@ from ..quarantine import Rejected
 from ..shard import ShardMaker, ShardResult
 from ..source import open_source
 from ..stores.open import open_images
+from ..upload import wait_for_room
 
 Progress = Callable[[int, int, int], None]
 """Told bytes, records and rejections of a shard so far."""
@@ -73,4 +74,7 @@ class Worker:
         self, shard: ShardPlan, rows: np.ndarray, progress: Progress
     ) -> tuple[ShardResult, list[Rejected]]:
         """Write one shard; see `ShardMaker.make`."""
+        most = self.job.options.waiting_shards
+        if most is not None:
+            wait_for_room(self.job.out, most, lambda: progress(0, 0, 0))
         return self._maker.make(shard, rows, progress)
