@@ -217,7 +217,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "image header flipped": (
         flip_image_header,
         "train-000000.tar, sample 000000001, byte 4,096",
-        "001.png: is no image of a known format",
+        "001.png is 8225 x 25 pixels, its record says 33 x 25",
     ),
     "image width flipped": (
         flip_jpeg_width,
