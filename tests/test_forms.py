@@ -15,12 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.doctor.diff import diff
+from neva_prep.dataprep.doctor.doctor import doctor
+from neva_prep.dataprep.look.open import open_looked
 from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.dataprep.readers.form import FORMS, reader_of
 from neva_prep.dataprep.readers.llava import read_llava
 from neva_prep.dataprep.readers.record_forms import form_of
 from neva_prep.dataprep.reasons import REJECTIONS, REPAIRS
 from neva_prep.dataprep.retry import retry
+from neva_prep.dataprep.stats.run import stats
+from neva_prep.dataprep.viewer.rows import read_rows
 from neva_prep.errors import ConfigError, RecordError
 
 quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -446,6 +451,37 @@ def test_format_that_is_named_is_taken_and_an_unknown_one_refused(tmp_path: Path
     assert report.rejections == {"missing_conversations": 1}
     with pytest.raises(ConfigError, match="--format xml: give one of auto, alpaca"):
         ConvertOptions(format="xml")
+
+
+def test_every_look_at_a_source_reads_its_form(tmp_path: Path) -> None:
+    inside = base64.b64encode(picture()).decode()
+    shown = {"role": "user", "content": [{"type": "image", "bytes": inside}, {"text": "Why?"}]}
+    rows = [
+        {"id": "a", "messages": [shown, ANSWER], "n": 1},
+        {"id": "b", "messages": [{"role": "user", "content": "<image>"}, ANSWER], "images": ["x"]},
+        {"id": "c", "messages": [ASK, {"role": "tool", "content": "9"}]},
+    ]
+    source = make_source(tmp_path, rows)
+    images = tmp_path / "images"
+    looked = open_looked(source, images=images)
+    sample = looked.sample(0)
+    assert [turn.text for turn in sample.turns] == ["<image>Why?", "So."]
+    assert [image.data for image in sample.images] == [picture()]
+    assert looked.messages(0)[0] == {"from": "human", "value": "<image>Why?"}
+    assert looked.encodable(0).images == [picture()]
+    assert [view.findings[0].reason for view in looked.quarantined()] == [
+        "missing_image", "unknown_role"
+    ]  # fmt: skip
+    third = looked.record(2)
+    (finding,) = third.findings
+    assert json.loads(third.text[finding.start : finding.end])["role"] == "tool"
+    assert [row.reason for row in read_rows(looked)] == [None, "missing_image", "unknown_role"]
+    counted = stats(source, images=images)
+    assert counted.counted == 1 and counted.left_out == {"missing_image": 1, "unknown_role": 1}
+    found = doctor(source, images)
+    assert found.form.is_read and found.wrong == 2
+    out = convert_in(tmp_path, rows).out
+    assert diff(source, out, images_a=images).unchanged == 1
 
 
 # --- a user's own format --------------------------------------------------------------------------

@@ -138,7 +138,7 @@ class SourceSide:
             text = raw.decode("utf-8", "backslashreplace")
             return Row(index, None, None, [], [], {"record": text})
         given = _take_paths(value)
-        images = [Image(path, self._data(path)) for path in paths or given]
+        images = [Image(str(path), self._data(path)) for path in paths or given]
         return _row(index, sample_key(index), None, value, images)
 
     def _data(self, path: str) -> bytes | None:

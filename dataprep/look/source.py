@@ -127,7 +127,7 @@ class LookedSource:
             key=sample_key(index),
             turns=turns_of(value["conversations"]),
             images=tuple(
-                view_image(data, name=path, source=path)
+                view_image(data, name=str(path), source=str(path))
                 for path, data in zip(record.images, found, strict=True)
             ),
             fields={k: v for k, v in value.items() if k not in _SHOWN_OF_SOURCE},
