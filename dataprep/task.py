@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..loaders.format import JOURNAL_DIR
+from ..loaders.remote import is_remote
 from .convert import write_shards
 from .journal import Journal
 from .options import ConvertOptions
@@ -100,6 +101,8 @@ def convert_task(
     """
     if options.dry_run or options.overwrite or options.finish:
         raise ConfigError("--task writes its shards; give no --dry-run, --overwrite or --finish")
+    if is_remote(out):
+        raise ConfigError(f"--out {out}: tasks share a folder; give one, and copy what they make")
     out, watch = Path(out), watch or Watch()
     options = replace(options, resume=True)
     refuse_foreign(out, options)

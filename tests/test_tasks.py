@@ -223,3 +223,8 @@ def test_options_that_do_not_go_with_a_task_are_refused(
     done = run_cli("convert", source, *where, "--task", "0/2", *other)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_no_folder_is_refused(given: tuple[Path, Path]) -> None:
+    with pytest.raises(ConfigError, match="tasks share a folder"):
+        convert_task(*given, "s3://bucket/shards", ConvertOptions(), parse_task("0/2"))
