@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path, PurePosixPath
 
 from ..errors import RecordError
-from ..loaders.remote import Listed, MissingObjectError, Place, open_place
+from ..loaders.remote import Listed, Place, open_place
 from ..loaders.remote_copy import copy_object
+from ..loaders.remote_errors import MissingObjectError
 from .files import temporary, told
 
 
@@ -44,7 +45,7 @@ def fetch_source(given: str | os.PathLike[str], work: Path) -> tuple[Path, str]:
 
 
 def _fetch_all(place: Place, target: Path) -> None:
-    listed = [entry for entry in place.list() if _is_inside(entry)]
+    listed = [entry for entry in place.listed() if _is_inside(entry)]
     if not listed:
         raise RecordError(f"{place}: nothing is there; check the address")
     whole = temporary(target)

@@ -179,7 +179,7 @@ def _may_write(place: Place, folder: Path, options: ConvertOptions) -> bool:
 def _names(place: Place) -> set[str]:
     """Names of a dataset's objects; where others are, nothing of it is ours to touch."""
     names: set[str] = set()
-    for name, _ in place.list():
+    for name, _ in place.listed():
         if not is_ours(name.partition("/")[0]):
             raise ConfigError(
                 f"--out {place}: holds other files ({name[:100]}); give a new or empty address"
@@ -214,7 +214,7 @@ def _finish(place: Place, folder: Path) -> None:
 
 def _check_shards(place: Place, shards: list[ShardEntry]) -> None:
     """See that every shard has arrived, before anything says that the dataset is whole."""
-    sizes = dict(place.list())
+    sizes = dict(place.listed())
     lost = [shard.name for shard in shards if sizes.get(shard.name) != shard.bytes]
     if lost:
         raise ShardError(

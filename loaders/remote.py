@@ -7,22 +7,16 @@ multi-storage-client); they are never part of an address, so that addresses can 
 from __future__ import annotations
 
 import os
-import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
 
-from ..errors import ConfigError, ShardError
+from ..errors import ConfigError
+from .remote_errors import PassingError, RemoteError, retried
 
-RETRY_SECONDS = 60.0
-"""For so long what can pass is tried again."""
-_FIRST_WAIT_SECONDS = 0.2
-_LONGEST_WAIT_SECONDS = 8.0
 _DECIDING = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -36,20 +30,6 @@ _DECIDING = (
 # Two letters at least, as `C:/` is a folder; pathlib makes one slash of two.
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])", re.IGNORECASE)
 _Given = TypeVar("_Given")
-
-
-class RemoteError(ShardError):
-    """A service refuses, or cannot be reached; the message has the address."""
-
-    exit_code = 1
-
-
-class MissingObjectError(RemoteError):
-    """There is no such object."""
-
-
-class PassingError(Exception):
-    """What may pass by itself: no answer, or one that asks to come again."""
 
 
 class Listed(NamedTuple):
@@ -77,7 +57,7 @@ class Objects(Protocol):
         """An object, or the bytes of it from `start` to before `stop`."""
         ...
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of each object whose key begins with a prefix, page by page."""
         ...
 
@@ -197,7 +177,7 @@ class Place:
         key = self._key(name)
         return self._retried(name, lambda: self._client().read(key, start, stop))
 
-    def list(self) -> Iterator[Listed]:
+    def listed(self) -> Iterator[Listed]:
         """Every object below, in bounded memory, in no certain order.
 
         Raises:
@@ -206,7 +186,7 @@ class Place:
         prefix = f"{self.address.key}/" if self.address.key else ""
 
         def begin() -> tuple[Iterator[tuple[str, int]], tuple[str, int] | None]:
-            entries = iter(self._client().list(prefix))
+            entries = iter(self._client().listed(prefix))
             return entries, next(entries, None)
 
         entries, entry = self._retried("", begin)
@@ -278,42 +258,3 @@ def _open_objects(scheme: str, bucket: str, process: int, about: object) -> Obje
     from .remote_fsspec import FsspecObjects
 
     return FsspecObjects(scheme, bucket)
-
-
-def retried(where: str, ask: Callable[[], _Given]) -> _Given:
-    """Ask again, with growing pauses, as long as what fails may pass.
-
-    Args:
-        where: address, for messages; nothing where a caller will say it.
-        ask: what is to be tried.
-
-    Raises:
-        RemoteError: it did not pass, or never will.
-    """
-    where = f"{where}: " if where else ""
-    wait, end = _FIRST_WAIT_SECONDS, time.monotonic() + RETRY_SECONDS
-    while True:
-        try:
-            return ask()
-        except RemoteError as error:
-            raise type(error)(f"{where}{error}") from error
-        except PassingError as error:
-            if time.monotonic() + wait > end:
-                raise RemoteError(
-                    f"{where}{error}, for {RETRY_SECONDS:.0f} seconds; see to the service and "
-                    "the network, then go on (convert: with --resume)"
-                ) from error
-        # At random, so that many who were turned away do not come back at once.
-        time.sleep(wait * random.uniform(0.5, 1))
-        wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
-
-
-def without_address(text: str) -> str:
-    """A client's message without the query of any address in it: it may be a signature."""
-    return re.sub(r"\?[^\s\"']*", "", text)
-
-
-def host_of(endpoint: str) -> str:
-    """Host and port of an address, without any credentials in it."""
-    parts = urlsplit(endpoint)
-    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)

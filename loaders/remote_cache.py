@@ -25,8 +25,9 @@ import xxhash
 
 from ..errors import ConfigError, ShardError
 from .format import INDEX_FILE, INFO_FILE, MANIFEST_FILE, META_DIR
-from .remote import MissingObjectError, Place, open_place, parse_address
+from .remote import Place, open_place, parse_address
 from .remote_copy import copy_object, in_parallel
+from .remote_errors import MissingObjectError
 from .trust import read_shard_samples
 
 FILES, BLOCKS = "files", "blocks"
@@ -104,7 +105,7 @@ def _remote_of(folder: str, datasets: str) -> RemoteDataset | None:
 def _read_metadata(place: Place) -> dict[str, bytes]:
     """The small files of a dataset: those of its metadata folder, and the manifest."""
     names = []
-    for name, size in (place / META_DIR).list():
+    for name, size in (place / META_DIR).listed():
         plain = f"{META_DIR}/{name}"
         if plain == INDEX_FILE or "/" in name or size > _MOST_METADATA_BYTES:
             continue

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import ShardError
-from .remote import Place, RemoteError
+from .remote import Place
+from .remote_errors import RemoteError
 
 RANGE_BYTES = 8 << 20
 PARALLEL = 8

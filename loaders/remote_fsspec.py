@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
-from .remote import MissingObjectError, PassingError, RemoteError
+from .remote_errors import MissingObjectError, PassingError, RemoteError
 
 _Given = TypeVar("_Given")
 
@@ -53,7 +53,7 @@ class FsspecObjects:
         content: bytes = _told(lambda: self._files.cat_file(self._root + key, first, stop))
         return content
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of each object below a prefix, folder by folder."""
         bare = self._files._strip_protocol(self._root).rstrip("/")
         folders = _told(lambda: self._files.walk(self._root + prefix.rstrip("/"), detail=True))

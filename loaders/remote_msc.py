@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
-from .remote import MissingObjectError, PassingError, RemoteError, without_address
+from .remote_errors import MissingObjectError, PassingError, RemoteError, without_address
 
 _Given = TypeVar("_Given")
 
@@ -64,7 +64,7 @@ class MscObjects:
         content: bytes = _told(lambda: self._client.read(key, byte_range=chosen))
         return content
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of each object below a prefix."""
         found = _told(lambda: iter(self._client.list_recursive(path=prefix)))
         while (entry := _told(lambda: next(found, None))) is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
-from .remote import MissingObjectError, PassingError, RemoteError, host_of, retried
+from .remote_errors import MissingObjectError, PassingError, RemoteError, host_of, retried
 
 PART_BYTES = 16 << 20
 """Of an upload in parts."""
@@ -72,7 +72,7 @@ class S3Objects:
         content: bytes = _told(answer["Body"].read)
         return content
 
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of each object below a prefix, a thousand a request."""
         more: dict[str, str] = {}
         while True:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ..errors import ConfigError, ShardError
-from .remote import Place, RemoteError
+from .remote import Place
 from .remote_cache import BLOCKS, cache_folder, place_of, remote_of
+from .remote_errors import RemoteError
 
 BLOCK_BYTES = 4 << 20
 PARALLEL_BLOCKS = 8

@@ -13,7 +13,8 @@ import numpy as np
 import xxhash
 
 from ...errors import ConfigError, ImageError
-from ...loaders.remote import MissingObjectError, Place, open_place
+from ...loaders.remote import Place, open_place
+from ...loaders.remote_errors import MissingObjectError
 from ..files import told, write_file
 from ..folder import MAX_FILE_BYTES, refuse_odd_path
 from .embedded import EmbeddedImage, WithEmbedded
@@ -161,7 +162,7 @@ def _open_list(place: Place, work: Path) -> _List:
 
 def _write_list(place: Place, file: Path) -> None:
     hashes, sizes = array("Q"), array("Q")
-    for name, size in place.list():
+    for name, size in place.listed():
         hashes.append(_hash(name))
         sizes.append(size)
     if not hashes:
