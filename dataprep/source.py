@@ -17,6 +17,7 @@ import msgspec
 import xxhash
 
 from ..errors import RecordError
+from .json_object import start_of_field
 from .readers.form import LLAVA, ReadRecord, reader_of
 
 WINDOW_BYTES = 4 << 20
@@ -25,7 +26,6 @@ _SEPARATOR = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _CUT_VALUE = re.compile(r"[A-Za-z0-9+.\\-]*[ \t\r\n]*")
 _WORD = re.compile(r"[A-Za-z0-9+.\\-]*")
 _TEXT_SEPARATOR = re.compile(r"[ \t\r\n]*,[ \t\r\n]*")
-_KEY = re.compile(rb'[ \t\r\n,]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _HEAD = re.compile(rb'\{[ \t\r\n]*"[^"\\]{1,64}"')
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -79,7 +79,7 @@ class Source:
         if self.is_array:
             return _array_spans(self, self.start)
         if self.under:
-            return _array_spans(self, _start_of_field(self))
+            return _array_spans(self, start_of_field(self.path, self.data, self.start, self.under))
         if _is_one_record(self):
             return iter([Span(self.start, len(self.data[self.start :].rstrip()))])
         return _line_spans(self)
@@ -176,24 +176,6 @@ def _line_spans(source: Source) -> Iterator[Span]:
         if record:
             yield Span(at + line.index(record[:1]), len(record))
         at = end + 1
-
-
-def _start_of_field(source: Source) -> int:
-    """Where the list begins that a field of the file's one object holds."""
-    data = source.data
-    whole = msgspec.json.decode(memoryview(data)[source.start :], type=dict[str, msgspec.Raw])
-    at = source.start + 1
-    for name, value in whole.items():
-        match = _KEY.match(data, at)
-        if not match or json.loads(match[1].decode("utf-8", "surrogateescape")) != name:
-            raise RecordError(
-                f"{source.path}: byte {at}: a field of the object is there twice; give the list of "
-                "records itself"
-            )
-        if name == source.under:
-            return match.end()
-        at = match.end() + len(memoryview(value))
-    raise RecordError(f"{source.path}: has no field {source.under!r}; give the list of records")
 
 
 def _array_spans(source: Source, start: int) -> Iterator[Span]:

@@ -1,0 +1,41 @@
+"""A file that is one JSON object: where the list begins that one of its fields holds."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from pathlib import Path
+
+import msgspec
+
+from ..errors import RecordError
+
+_KEY = re.compile(rb'[ \t\r\n,]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+
+
+def start_of_field(path: Path, data: mmap.mmap, start: int, field: str) -> int:
+    """Where the value of a field begins; the object is scanned, and nothing of it is copied.
+
+    Args:
+        path: of the file, for messages.
+        data: the file.
+        start: where its object begins.
+        field: whose value is looked for.
+
+    Raises:
+        RecordError: it is not there, or the object has a field twice.
+    """
+    whole = msgspec.json.decode(memoryview(data)[start:], type=dict[str, msgspec.Raw])
+    at = start + 1
+    for name, value in whole.items():
+        match = _KEY.match(data, at)
+        if not match or json.loads(match[1]) != name:
+            raise RecordError(
+                f"{path}: byte {at}: a field of the object is there twice; give the list of "
+                "records itself"
+            )
+        if name == field:
+            return match.end()
+        at = match.end() + len(memoryview(value))
+    raise RecordError(f"{path}: has no field {field!r}; give the list of records itself")
