@@ -25,6 +25,7 @@ from convert_help import (
 from pictures import encode
 from PIL import Image, ImageOps
 
+from neva_prep.dataprep import perceptual
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.dataprep.perceptual import distances, first_alike, look_of
@@ -194,6 +195,16 @@ def test_the_search_finds_what_comparing_all_with_all_finds(
         if other >= 0:
             apart = [(a ^ b).bit_count() for a, b in zip(looks[item], looks[other], strict=True)]
             assert bits[item] == max(apart)
+
+
+def test_items_of_different_groups_are_never_alike_even_in_one_bucket(tmp_path: Path) -> None:
+    looks, starts = np.array([0, 1], np.uint64), np.arange(3)
+    for mask in perceptual._masks(2, 1):
+        # Groups that lead to the same bucket of the table that looks at these bits.
+        groups = perceptual._mixed(looks & mask)
+        expected = 0 if groups[0] == groups[1] else -1
+        alike, _ = first_alike(looks, starts, groups, 1, tmp_path)
+        assert alike.tolist() == [-1, expected]
 
 
 def test_bits_are_counted_right() -> None:
