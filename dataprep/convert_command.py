@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .choosing_options import choosing_options
+
 if TYPE_CHECKING:
     from .options import ConvertOptions
     from .report import ConvertReport
@@ -97,50 +99,7 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     metavar="MODULE:FUNCTION",
     help="A function of yours that is given SOURCE and yields records in LLaVA's form.",
 )
-@click.option(
-    "--filter",
-    multiple=True,
-    metavar="EXPRESSION",
-    help="Only records that pass, e.g. 'width >= 224 and turns <= 10'; see docs/choosing.md.",
-)
-@click.option(
-    "--dedup",
-    metavar="exact|perceptual[:R]",
-    help="Leave out what repeats an earlier record; images are the same by their files, or by "
-    "their looks: 64 bits, of which R may differ (4).",
-)
-@click.option(
-    "--dedup-by",
-    type=click.Choice(["record", "images"]),
-    default="record",
-    show_default=True,
-    help="What a repetition shares: texts and images, or images alone.",
-)
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="EVALUATION[=IMAGES]",
-    help="Leave out what occurs in this evaluation set, a dataset or a source and its images. "
-    "Images are compared as --dedup says; by their files without it.",
-)
-@click.option(
-    "--exclude-by",
-    type=click.Choice(["both", "images", "questions"]),
-    default="both",
-    show_default=True,
-    help="What of an evaluation set must not occur.",
-)
-@click.option(
-    "--resize", type=int, metavar="N", help="Shrink images to N pixels on their shorter edge."
-)
-@click.option(
-    "--max-pixels", type=int, metavar="N", help="Shrink images to N pixels (width x height)."
-)
-@click.option(
-    "--reencode",
-    metavar="webp:Q|jpeg:Q",
-    help="Encode each image anew, with quality Q, if it gets smaller by it.",
-)
+@choosing_options
 @click.option(
     "--sample-index/--no-sample-index",
     default=True,
