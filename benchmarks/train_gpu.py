@@ -6,7 +6,7 @@ Every variant is a process of its own, so that none inherits another's memory or
 - hf: LlavaForConditionalGeneration with PEFT, SDPA and torch's fused AdamW, on the same samples in
   padded batches that lie ready on the GPU: its best of several batch sizes, with and without
   gradient checkpointing.
-- hf-liger: the same with Liger's kernels; hf-compile: with compiled decoder layers, too.
+- hf-liger: the same with Liger's kernels; hf-compile: with compiled decoder layers.
 
 Weights are random: speed does not depend on them. Positions of samples count (words and image
 embeddings), padding does not. Medians of steps after warm-up.
@@ -46,7 +46,7 @@ VARIANTS = {
     "ours-fp8": "the same, fp8",
     "hf": "7B, LoRA, Hugging Face + PEFT",
     "hf-liger": "the same with Liger's kernels",
-    "hf-compile": "the same with Liger's kernels and compiled layers",
+    "hf-compile": "7B, LoRA, Hugging Face + PEFT with compiled layers",
     "ours-pretrain": "7B, projector alone, captions",
     "hf-pretrain": "the same, Hugging Face",
     "ours-13b": "13B, LoRA, bf16, layers computed again",
@@ -229,7 +229,8 @@ def _ours(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from neva_prep.trainer.step import train_step
     from neva_prep.trainer.watch import Watch
 
-    data = _data(name, options, pack=True, workers=6)
+    # Captions come in five shards, of which each reader takes its own.
+    data = _data(name, options, pack=True, workers=4)
     peft = None if "pretrain" in name else _lora()
     compute = {"precision": "fp8"} if "fp8" in name else {}
     if "13b" in name:
@@ -333,7 +334,7 @@ def _hf_model(config: Any, *, liger: bool = False) -> Any:
 
 
 def _hf_batches(
-    name: str, options: argparse.Namespace, rows: int, count: int, workers: int = 6
+    name: str, options: argparse.Namespace, rows: int, count: int, workers: int = 4
 ) -> Iterator[dict[str, Any]]:
     """Padded batches of the same samples, on the GPU, as LlavaForConditionalGeneration wants."""
     from neva_prep.loaders.normalize import normalize
@@ -364,7 +365,7 @@ def _hf_batches(
 def _theirs(name: str, options: argparse.Namespace) -> dict[str, Any]:
     pretrain = "pretrain" in name
     config = _config(name, options)
-    model = _hf_model(config, liger="liger" in name or "compile" in name)
+    model = _hf_model(config, liger="liger" in name)
     model.config.use_cache = False
     model.requires_grad_(False)
     if pretrain:
@@ -402,7 +403,7 @@ def _time_theirs(
     model: Any, optimizer: Any, name: str, options: argparse.Namespace, rows: int, again: bool
 ) -> dict[str, Any]:
     said = {"rows": rows, "checkpointing": again}
-    base = getattr(model, "base_model", SimpleNamespace(model=model)).model
+    base = model if "pretrain" in name else model.base_model.model
     if again:
         base.gradient_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
@@ -525,7 +526,7 @@ def _fp8_loss(options: argparse.Namespace) -> dict[str, Any]:
         name = "ours-loss"
         data = _data(name, options, pack=True, workers=6)
         training = _build(
-            _config(name, options, layers=options.layers or 8),
+            _config(name, options, layers=options.layers or 4),
             data,
             lambda chunks: None,
             _lora(),
