@@ -211,7 +211,8 @@ def test_a_task_that_makes_no_sense_is_refused(text: str) -> None:
 def test_the_shards_of_all_tasks_are_all_shards_once() -> None:
     shards: list[Any] = list(range(11))
     parts = [Task(number=number, count=4).shards_of(shards) for number in range(4)]
-    assert sorted(shard for part in parts for shard in part) == shards
+    found: list[Any] = [shard for part in parts for shard in part]
+    assert sorted(found) == shards
 
 
 @pytest.mark.parametrize("other", [("--overwrite",), ("--dry-run",), ("--finish",)])
