@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 from convert_help import Row, read_samples
 from handmade import picture
 
-datasets.disable_progress_bars()
-STRING = datasets.Value("string")
-TURNS = [{"from": STRING, "value": STRING}]
+if TYPE_CHECKING:
+    import datasets
 
 
 def image(number: int) -> bytes:
@@ -48,8 +46,14 @@ def llava_rows(count: int) -> list[Row]:
 
 def llava_table(count: int) -> datasets.Dataset:
     """Those rows as `datasets` has them."""
+    # It takes seconds to import.
+    import datasets
+
+    datasets.disable_progress_bars()
+    text = datasets.Value("string")
+    talk = [{"from": text, "value": text}]
     features = datasets.Features(
-        id=STRING, image=datasets.Image(), conversations=TURNS, data_source=STRING
+        id=text, image=datasets.Image(), conversations=talk, data_source=text
     )
     return datasets.Dataset.from_list(llava_rows(count), features=features)
 

@@ -18,7 +18,7 @@ import pytest
 from convert_help import Row, files_of, read_quarantine, run_cli
 from handmade import picture
 from small_source import NEVA_PREP, tree
-from table_help import STRING, given_images, image, llava_rows, llava_table, said, stored
+from table_help import given_images, image, llava_rows, llava_table, said, stored
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
@@ -86,7 +86,8 @@ def test_lists_of_images_and_pairs_of_texts_as_the_cauldron_has_them(tmp_path: P
         }
         for n in range(9)
     ]
-    pair = [{"user": STRING, "assistant": STRING, "source": STRING}]
+    text = datasets.Value("string")
+    pair = [{"user": text, "assistant": text, "source": text}]
     features = datasets.Features(images=[datasets.Image()], texts=pair)
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "c.parquet")
     report = convert(

@@ -164,7 +164,7 @@ def _find_directory(file: ArchiveFile) -> _Directory:
     _, disk, _, here, members, size, offset, _ = _END.unpack_from(tail, at)
     stop = end
     place = file.read(max(0, end - _END64_PLACE.size), _END64_PLACE.size)
-    if place[:4] == b"PK\x06\x07" and 0xFFFF in (here, members, size >> 16, offset >> 16):
+    if place[:4] == b"PK\x06\x07":
         stop = end - _END64_PLACE.size - _END64.size
         record = file.read(stop, _END64.size)
         if len(record) < _END64.size or record[:4] != b"PK\x06\x06":
