@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from ..errors import ConfigError, NevaPrepError, RecordError
+from ..loaders.remote import is_remote
 from .convert import convert
 from .files import TEMPORARY_SUFFIX, told, write_file
 from .options import ConvertOptions
@@ -243,6 +244,11 @@ def _metadataset(parts: Sequence[Part], reports: dict[str, ConvertReport]) -> di
 
 
 def _refuse_foreign(out: Path, parts: Sequence[Part], options: ConvertOptions) -> None:
+    if is_remote(out):
+        raise ConfigError(
+            f"--out {out}: several sources need a folder; convert each to an address of its own, "
+            "and give the addresses with their weights to the data module"
+        )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; give a folder")
     names = {path.name.removesuffix(TEMPORARY_SUFFIX) for path in out.glob("*")}

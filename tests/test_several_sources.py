@@ -164,7 +164,7 @@ def test_a_source_is_no_meta_file(tmp_path: Path) -> None:
 
 
 def test_an_error_names_its_source_and_resume_goes_on_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     command = arguments(tmp_path)
     good = (tmp_path / "b" / "source.json").read_bytes()
@@ -248,6 +248,8 @@ def test_an_output_with_other_things_is_left_alone(tmp_path: Path) -> None:
     convert_several(parts, tmp_path / "out")
     with pytest.raises(ConfigError, match="holds finished datasets"):
         convert_several(parts, tmp_path / "out")
+    with pytest.raises(ConfigError, match="several sources need a folder"):
+        convert_several(parts, Path("s3://bucket/out"))
     convert_several(parts, tmp_path / "out", ConvertOptions(overwrite=True))
     assert len(blend_of(tmp_path / "out")) == 2
 
