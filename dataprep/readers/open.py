@@ -81,4 +81,9 @@ def open_any(path: Path, work: Path, options: ConvertOptions | None = None) -> O
 
 
 def _kind(path: Path) -> str:
-    return "parquet" if is_pattern(path) else recognize(path).name
+    if is_pattern(path):
+        return "parquet"
+    name = recognize(path).name
+    # A table of one column, or with line breaks in its first row, shows nothing but its name.
+    is_table = name == "text" and path.suffix.lower() in (".csv", ".tsv")
+    return "csv" if is_table else name

@@ -268,7 +268,7 @@ def _text(begin: bytes, text: bytes) -> Recognized:
             "binary", "a binary file of an unknown kind", f"it begins with {begin[:8]!r}", ""
         )
     first, _, rest = text.partition(b"\n")
-    for mark, name in ((b"\t", "tsv"), (b",", "csv")):
+    for mark, name in ((b"\t", "tsv"), (b",", "csv"), (b";", "csv"), (b"|", "csv")):
         columns = first.count(mark)
         if columns and rest.partition(b"\n")[0].count(mark) >= columns:
             header = first.decode("utf-8", "replace").strip()[:100]

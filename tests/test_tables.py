@@ -1,0 +1,241 @@
+"""CSV and TSV, captions of COCO and questions of VQAv2 become conversations."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from convert_help import Row, read_quarantine, run_cli, shared
+from small_source import tree
+from table_help import image, said, stored
+
+from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.options import ConvertOptions, parse_columns
+from neva_prep.dataprep.readers.columns import choose_columns
+from neva_prep.errors import ConfigError, RecordError
+
+DATA = shared("data")
+CAPTION = "<image>\nDescribe the image."
+
+
+def write_table(path: Path, rows: list[list[str]], delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    return path
+
+
+def write_images(folder: Path, count: int) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        (folder / f"{n}.jpg").write_bytes(image(3 * n))
+    return [f"{n}.jpg" for n in range(count)]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+def test_table_of_questions_round_trips(tmp_path: Path, delimiter: str) -> None:
+    names = write_images(tmp_path / "i", 12)
+    asked = [f'What, "{n}"; is|a\ttab?\nline é猫' for n in range(12)]
+    rows = [["id", "image", "question", "answer"]]
+    rows += [[f"x{n}", names[n], asked[n], str(n)] for n in range(12)]
+    path = write_table(tmp_path / "table.csv", rows, delimiter)
+    report = convert(path, tmp_path / "i", tmp_path / "out", ConvertOptions(workers=2))
+    assert report.samples == 12 and not report.repairs
+    assert f"parted by {delimiter!r}" in report.format_why
+    for n, (record, images) in enumerate(stored(tmp_path / "out")):
+        assert said(record) == [("human", f"<image>\n{asked[n]}"), ("gpt", str(n))]
+        assert record["id"] == f"x{n}" and images == [image(3 * n)]
+
+
+HEADERS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "OpenCLIP": (["filepath", "title"], {"filepath": "image", "title": "caption"}),
+    "Flickr30k": (["image_name", "comment"], {"image_name": "image", "comment": "caption"}),
+    "capitals": (["Image", "Prompt", "Label"],
+                 {"Image": "image", "Prompt": "question", "Label": "answer"}),
+    "what convert reads as it is": (["instruction", "input", "output"], {}),
+    "an id of its own": (["question_id", "image", "question", "answer"],
+                         {"question_id": "id", "image": "image"}),
+    "texts alone": (["title", "text"], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_columns_are_told_by_their_names(name: str) -> None:
+    header, expected = HEADERS[name]
+    assert choose_columns(header, {}).fields == expected
+
+
+def test_user_names_the_columns_of_a_table(tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+    rows = [["a", "b", "answer", "c"], ["0.jpg", "ask", "no", "yes"], ["1.jpg", "ask", "no", "yes"]]
+    path = write_table(tmp_path / "t.csv", rows)
+    flags = ["--columns", "image=a,question=b,answer=c", "--json"]
+    done = run_cli("convert", path, "--out", tmp_path / "out", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "'a' is the image" in json.loads(done.stdout)["format_why"]
+    for record, images in stored(tmp_path / "out"):
+        assert said(record) == [("human", "<image>\nask"), ("gpt", "yes")] and len(images) == 1
+        assert record["source_answer"] == "no"
+    wrong = run_cli("convert", path, "--out", tmp_path / "o", "--columns", "image=z")
+    assert wrong.returncode == 2 and "there is no column 'z'; there are a, b, answer, c" in (
+        wrong.stderr
+    )
+    with pytest.raises(ConfigError, match="write for example"):
+        parse_columns("image")
+
+
+def test_conversations_in_a_cell_are_json(tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    talk = [{"from": "human", "value": "<image>hi"}, {"from": "gpt", "value": "yo"}]
+    rows = [["image", "conversations"], ["0.jpg", json.dumps(talk)], ["0.jpg", "[broken"]]
+    report = convert(write_table(tmp_path / "t.csv", rows), None, tmp_path / "out")
+    assert report.samples == 1 and report.rejections == {"bad_conversations": 1}
+    assert said(stored(tmp_path / "out")[0][0]) == [("human", "<image>hi"), ("gpt", "yo")]
+
+
+def test_row_that_does_not_fit_the_header_is_quarantined_with_its_line(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    path = tmp_path / "t.csv"
+    path.write_text("image,caption\n0.jpg,fine\n1.jpg,one,two\n2.jpg\n\n2.jpg,fine\n")
+    report = convert(path, None, tmp_path / "out")
+    assert (report.records, report.samples, report.rejected) == (4, 2, 2)
+    found = [row["record"] for row in read_quarantine(tmp_path / "out")]
+    assert found == [{"line": 3, "cells": ["1.jpg", "one", "two"]}, {"image": "2.jpg"}]
+
+
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "two columns of one name": (b"image,image\na,b\n", "two columns named 'image'"),
+    "Latin-1": ("image,caption\n" + "a,é\n" * 9).encode("latin-1") and (
+        ("image,caption\n" + "a,é\n" * 9).encode("latin-1"), "is not UTF-8"),
+    "no rows": (b"image,caption\n", "holds no record"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_table_is_refused_as_a_whole(tmp_path: Path, name: str) -> None:
+    content, expected = BROKEN[name]
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(RecordError, match=expected):
+        convert(tmp_path / "t.csv", None, tmp_path / "out", ConvertOptions(format="csv"))
+
+
+@pytest.mark.skipif(DATA is None, reason="needs ../shared/data beside the checkout")
+@pytest.mark.parametrize("name", ["alpaca", "alpaca2", "swift_single", "swift_pre"])
+def test_tables_of_ms_swift(tmp_path: Path, name: str) -> None:
+    path = (DATA or Path()) / "ms-swift" / "tests" / "llm" / "data" / f"{name}.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    report = convert(path, None, tmp_path / "out")
+    if name == "swift_pre":
+        assert report.rejections == {"missing_conversations": len(rows)}
+        return
+    assert report.samples == len(rows)
+    for (record, _), row in zip(stored(tmp_path / "out"), rows, strict=True):
+        asked = row.get("query") or "\n".join(
+            text for text in (row.get("instruction"), row.get("input")) if text
+        )
+        system = [("system", row["system"])] if row.get("system") else []
+        answer = row.get("response") or row.get("output")
+        assert said(record) == [*system, ("human", asked), ("gpt", answer)]
+
+
+# COCO.
+
+
+@pytest.mark.skipif(DATA is None, reason="needs ../shared/data beside the checkout")
+@pytest.mark.parametrize("subset", ["train2017", "val2017"])
+def test_captions_of_coco_find_their_images(tmp_path: Path, subset: str) -> None:
+    root = (DATA or Path()) / "coco-mini"
+    path = root / "annotations" / f"captions_{subset}.json"
+    given = json.loads(path.read_bytes())
+    files = {image["id"]: image["file_name"] for image in given["images"]}
+    report = convert(path, None, tmp_path / "out")
+    found = {record["id"]: (record, images) for record, images in stored(tmp_path / "out")}
+    rejected = {row["id"] for row in read_quarantine(tmp_path / "out")}
+    assert report.records == len(given["annotations"]) == len(found) + len(rejected)
+    assert set(report.rejections) <= {"missing_image"} and found
+    for annotation in given["annotations"]:
+        image = root / subset / files[annotation["image_id"]]
+        if annotation["id"] in rejected:
+            assert not image.exists()
+            continue
+        record, images = found[annotation["id"]]
+        assert said(record) == [("human", CAPTION), ("gpt", annotation["caption"])]
+        assert images == [image.read_bytes()]
+        assert record["image_id"] == annotation["image_id"]
+
+
+def write_coco(path: Path, **changes: Any) -> Path:
+    images = [{"id": n * 7, "file_name": f"{n}.jpg", "width": 16} for n in range(4)]
+    captions = [{"id": n, "image_id": (n % 4) * 7, "caption": f"thing {n}"} for n in range(9)]
+    path.write_text(json.dumps({"info": {}, "images": images, "annotations": captions, **changes}))
+    return path
+
+
+def test_caption_without_its_image_is_quarantined(tmp_path: Path) -> None:
+    write_images(tmp_path, 4)
+    captions = [{"id": 1, "image_id": 5, "caption": "x"}, {"id": 2, "image_id": 7, "caption": "y"}]
+    path = write_coco(tmp_path / "c.json", annotations=captions)
+    report = convert(path, tmp_path, tmp_path / "out")
+    assert report.rejections == {"missing_image": 1}
+    assert "image_id 5" in read_quarantine(tmp_path / "out")[0]["message"]
+
+
+@pytest.mark.parametrize("kind", ["coco", "csv"])
+def test_same_bytes_whatever_the_workers_and_whatever_is_staged(tmp_path: Path, kind: str) -> None:
+    names = write_images(tmp_path, 4)
+    if kind == "coco":
+        path = write_coco(tmp_path / "c.json")
+    else:
+        rows = [["image", "caption"], *([name, f"a {name}"] for name in names * 3)]
+        path = write_table(tmp_path / "c.csv", rows)
+    for workers in (1, 2):
+        options = ConvertOptions(workers=workers, shard_count=4, split={"train": 0.5, "val": 0.5})
+        convert(path, tmp_path, tmp_path / f"out{workers}", options)
+    assert tree(tmp_path / "out1") == tree(tmp_path / "out2")
+
+
+# VQAv2.
+
+
+def write_vqa(folder: Path) -> tuple[Path, list[Row], list[Row]]:
+    questions = [
+        {"image_id": n, "question": f"What is {n}?", "question_id": n * 1000} for n in range(6)
+    ]
+    annotations = [
+        {"question_id": n * 1000, "image_id": n, "multiple_choice_answer": f"most {n}",
+         "answers": [{"answer": f"other {n}", "answer_id": 1}], "answer_type": "other"}
+        for n in reversed(range(5))
+    ]  # fmt: skip
+    (folder / "train2014").mkdir()
+    for n in range(6):
+        path = folder / "train2014" / f"COCO_train2014_{n:012d}.jpg"
+        path.write_bytes(image(3 * n))
+    head = {"info": {}, "data_subtype": "train2014"}
+    asked = folder / "v2_OpenEnded_mscoco_train2014_questions.json"
+    asked.write_text(json.dumps({**head, "questions": questions}))
+    answers = folder / "v2_mscoco_train2014_annotations.json"
+    answers.write_text(json.dumps({**head, "annotations": annotations}))
+    return asked, questions, annotations
+
+
+def test_questions_of_vqav2_are_joined_with_their_answers(tmp_path: Path) -> None:
+    asked, questions, _ = write_vqa(tmp_path)
+    report = convert(asked, None, tmp_path / "out")
+    # The last question has no answers.
+    assert report.samples == 5 and report.rejected == 1
+    for n, (record, images) in enumerate(stored(tmp_path / "out")):
+        assert said(record) == [
+            ("human", f"<image>\n{questions[n]['question']}"),
+            ("gpt", f"most {n}"),
+        ]
+        assert images == [image(3 * n)] and record["id"] == n * 1000
+        assert record["answers"][0]["answer"] == f"other {n}"
+    moved = tmp_path / "elsewhere.json"
+    (tmp_path / "v2_mscoco_train2014_annotations.json").rename(moved)
+    with pytest.raises(RecordError, match="not beside it; give the answers with --annotations"):
+        convert(asked, None, tmp_path / "out2")
+    options = ConvertOptions(annotations=str(moved))
+    assert convert(asked, None, tmp_path / "out2", options).samples == 5
