@@ -24,11 +24,14 @@ def start_of_field(path: Path, data: mmap.mmap, start: int, field: str) -> int:
         field: whose value is looked for.
 
     Raises:
-        RecordError: it is not there, or the object has a field twice.
+        RecordError: it is not there, the object has a field twice, or the file is no JSON.
     """
-    whole = msgspec.json.decode(memoryview(data)[start:], type=dict[str, msgspec.Raw])
+    try:
+        sizes = _sizes(data, start)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path}: is no JSON object ({error}); write the file again") from error
     at = start + 1
-    for name, value in whole.items():
+    for name, size in sizes.items():
         match = _KEY.match(data, at)
         if not match or json.loads(match[1]) != name:
             raise RecordError(
@@ -37,5 +40,12 @@ def start_of_field(path: Path, data: mmap.mmap, start: int, field: str) -> int:
             )
         if name == field:
             return match.end()
-        at = match.end() + len(memoryview(value))
+        at = match.end() + size
     raise RecordError(f"{path}: has no field {field!r}; give the list of records itself")
+
+
+def _sizes(data: mmap.mmap, start: int) -> dict[str, int]:
+    """Bytes of each field's value."""
+    # In a function of its own: an error's traceback would keep the file from being closed.
+    whole = msgspec.json.decode(memoryview(data)[start:], type=dict[str, msgspec.Raw])
+    return {name: len(memoryview(value)) for name, value in whole.items()}

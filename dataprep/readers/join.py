@@ -52,7 +52,10 @@ class Lookup:
             return None
         place = int(self._order[at])
         offset = self._offsets[place]
-        value = load_json(self._source.data[offset : offset + self._lengths[place]])
+        try:
+            value = load_json(self._source.data[offset : offset + self._lengths[place]])
+        except (ValueError, RecursionError):
+            return None
         return value if isinstance(value, dict) else None
 
 

@@ -36,5 +36,6 @@ def open_json(path: Path, form: str = AUTO) -> Source:
         raise RecordError(
             f"{path}: byte {source.start}: {found.why}: it is {found.title}; {found.way_out}"
         )
-    why = f"{found.title}: {found.why}"
+    # It goes to the manifest and may hold what strangers wrote: half a surrogate pair is no UTF-8.
+    why = f"{found.title}: {found.why}".encode("utf-8", "backslashreplace").decode()
     return replace(source, form=found.form or LLAVA, under=found.under, why=why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,7 +62,12 @@ def _write(path: Path, rows: Iterable[Any], name: str) -> None:
     # A name of its own: the tasks of one conversion may stage at the same time.
     with _made(path) as file:
         for row in rows:
-            encode(row, buffer, len(buffer))
+            end = len(buffer)
+            try:
+                encode(row, buffer, end)
+            except UnicodeEncodeError:
+                # Half a surrogate pair: as an escape it comes to where records are judged.
+                buffer[end:] = json.dumps(row).encode()
             buffer += b"\n"
             if len(buffer) > _BUFFER_BYTES:
                 with told(path):

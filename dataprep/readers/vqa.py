@@ -15,6 +15,7 @@ from .join import Lookup, records_of
 from .staging import staged
 
 _DIGITS = 12
+_LONGEST_SUBTYPE = 60
 
 
 class _Head(msgspec.Struct):
@@ -69,7 +70,7 @@ def _subtype(path: Path) -> str:
             subtype = msgspec.json.decode(view, type=_Head).data_subtype
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: cannot be read: {error}; check the file") from error
-    return subtype if subtype.isalnum() else ""
+    return subtype if subtype.isalnum() and len(subtype) <= _LONGEST_SUBTYPE else ""
 
 
 def _records(path: Path, answers: Path, subtype: str) -> Iterator[dict[str, Any]]:
