@@ -9,7 +9,6 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -67,16 +66,6 @@ class ShardResult(ShardSummary, kw_only=True):
     parts: list[Part]
 
 
-class _Added(NamedTuple):
-    """An image of a sample."""
-
-    entry: ImageEntry
-    is_renamed: bool
-    """Whether its file's name claimed another format than its bytes have."""
-    saved: int | None = None
-    """Bytes, where it was made smaller."""
-
-
 class ShardMaker:
     """Writes shards of one conversion, one after the other."""
 
@@ -95,6 +84,8 @@ class ShardMaker:
         self.options = options
         self.layout = layout_of(options.layout)
         self.shrinking = shrinking_of(options)
+        self._saved: dict[int, int] = {}
+        """Numbers of the open sample's images that were made smaller, and bytes saved by that."""
         self.out = out
 
     def make(
@@ -144,7 +135,7 @@ class ShardMaker:
                 progress(tar.offset, done, len(rejected))
             key = sample_key(found.ordinal)
             try:
-                record, added = self._add_sample(tar, key, found)
+                record, entries = self._add_sample(tar, key, found)
             except (RecordError, ImageError) as error:
                 tar.drop_sample()
                 place = found.ordinal, found.offset, found.raw, found.record
@@ -155,16 +146,17 @@ class ShardMaker:
             tar.keep_sample()
             keys.append(key)
             turns += len(record.turns)
-            images += len(added)
+            images += len(entries)
             inserted += found.insert
             added_ids += record.id is None
-            renamed += sum(image.is_renamed for image in added)
+            renamed += sum(map(_is_renamed, entries))
             in_answers += found.answered > 0
             if found.repairs:
                 repairs.update(found.repairs)
-            if self.shrinking is not None:
-                gains = [image.saved for image in added if image.saved is not None]
-                changed, saved = changed + len(gains), saved + sum(gains)
+            if self._saved:
+                changed, saved = changed + len(self._saved), saved + sum(self._saved.values())
+                # The name that a changed image got is no correction of its file's.
+                renamed -= sum(_is_renamed(entries[number]) for number in self._saved)
         progress(tar.offset, len(rows), len(rejected))
         result = ShardResult(
             name=plan.name,
@@ -192,25 +184,27 @@ class ShardMaker:
         )
         return result, rejected
 
-    def _add_sample(self, tar: TarWriter, key: str, found: Checked) -> tuple[Record, list[_Added]]:
+    def _add_sample(
+        self, tar: TarWriter, key: str, found: Checked
+    ) -> tuple[Record, list[ImageEntry]]:
         if found.error is not None:
             raise found.error
         record = found.record
         assert record is not None
-        added = [
+        self._saved.clear()
+        entries = [
             self._add_image(tar, key, number, path) for number, path in enumerate(record.images)
         ]
-        entries = [image.entry for image in added]
         content = member_json(found.content, record, key, entries, insert=found.insert)
         if self.layout.has_fields:
             content = add_fields(content, record, insert=found.insert)
         tar.add_bytes("json", key, content)
-        return record, added
+        return record, entries
 
-    def _add_image(self, tar: TarWriter, key: str, number: int, path: str) -> _Added:
+    def _add_image(self, tar: TarWriter, key: str, number: int, path: str) -> ImageEntry:
         content = self.images.read_into(path, tar.room)
         header = look_at(content, path, self.options)
-        is_renamed, size, saved = _is_renamed(path, header.extension), len(content), None
+        size = len(content)
         if self.shrinking is not None:
             try:
                 smaller = shrink(content, header, self.shrinking)
@@ -218,12 +212,11 @@ class ShardMaker:
                 raise _named(path, error) from error
             if smaller is not None:
                 header, size = smaller.header, len(smaller.content)
-                saved = len(content) - size
+                self._saved[number] = len(content) - size
                 tar.room(size)[:] = smaller.content
         name = f"{number:03d}.{header.extension}"
         tar.add_content(name, key, size)
-        entry = ImageEntry(name=name, source=str(path), width=header.width, height=header.height)
-        return _Added(entry, is_renamed, saved)
+        return ImageEntry(name=name, source=str(path), width=header.width, height=header.height)
 
 
 def look_at(content: memoryview, path: str, options: ConvertOptions) -> Header:
@@ -253,8 +246,9 @@ def _counted(**counts: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _is_renamed(path: str, extension: str) -> bool:
+def _is_renamed(entry: ImageEntry) -> bool:
     """Whether a file's name claimed another format than its bytes have."""
+    path, extension = entry.source, entry.name[4:]
     # An image inside a table may have no name at all: its path ends in "/".
     if path.endswith((extension, "/")):
         return False
