@@ -160,7 +160,7 @@ def bench_workers(folder: Path, photos: int, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for workers, found in walls.items():
             out = folder / "out"
-            options = ("--check", "decode", "--shard-size", "20MB", "--workers", str(workers))
+            options = ("--check", "decode", "--shard-size", "4MB", "--workers", str(workers))
             command = convert_command(corpus.source, corpus.folder, out, *options)
             found.append(measure(command).wall_seconds)
             shutil.rmtree(out)
@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--plan", type=int, default=10_000_000)
     parser.add_argument("--convert", type=int, default=1_000_000)
-    parser.add_argument("--photos", type=int, default=1000)
+    parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; all of them"

@@ -66,11 +66,10 @@ def main() -> None:
         began = time.perf_counter()
         found[name] = _child(name)
         print(f"{name:14} {time.perf_counter() - began:5.0f} s  {found[name]}", flush=True)
-    figures = _compare(found)
+        # Each time: a run that is cut off leaves what it has.
+        figures = {"card": torch.cuda.get_device_name()} | _compare(found)
+        write_result("train_gpu", figures | found)
     print(json.dumps(figures, indent=2))
-    target = write_result("train_gpu", {"card": torch.cuda.get_device_name()} | figures | found)
-    if "OUT" in os.environ:
-        Path(os.environ["OUT"], f"train_gpu-{time.time():.0f}.json").write_text(target.read_text())
 
 
 def _options() -> argparse.Namespace:
@@ -202,7 +201,8 @@ def _build(config: Any, data: Any, load: Callable[..., Any], peft: Any, **comput
     from neva_prep.trainer.optimizer import OptimizerSettings
     from neva_prep.trainer.ranks import start_ranks
 
-    start_ranks(ParallelConfig(), seed=1)
+    if not torch.distributed.is_initialized():
+        start_ranks(ParallelConfig(), seed=1)
     return build_training(
         config,
         compute=ComputeConfig(**({"precision": "bf16", "initialize": False} | compute)),
