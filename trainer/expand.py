@@ -113,8 +113,8 @@ def expand_batch(
         return torch.from_numpy(laid)
 
     def per_slot(name: Literal["labels", "position_ids"]) -> np.ndarray:
-        values: np.ndarray = batch[name].numpy().ravel()
-        return values[source]
+        chosen: np.ndarray = batch[name].numpy().ravel()[source]
+        return chosen
 
     labels = lay(np.where(is_last, per_slot("labels"), _IGNORED), _IGNORED)
     return ExpandedBatch(
