@@ -22,6 +22,7 @@ from ..loaders.format import (
     Manifest,
     read_manifest,
 )
+from ..loaders.remote import is_remote
 from .choose import choose, chooses
 from .convert import finish, stored_report, write_shards
 from .engines.job import Job
@@ -56,7 +57,8 @@ def retry(
     end the dataset stays as it is.
 
     Args:
-        quarantine: OUT/quarantine.jsonl; its records may have been corrected in place.
+        quarantine: OUT/quarantine.jsonl, a file or an address; its records may have been corrected
+            in place.
         images: image folder, where it is another one than before.
         changes: options that differ from those of the first conversion, by name.
         watch: told of the progress.
@@ -69,7 +71,17 @@ def retry(
         RecordError: a row of the quarantine cannot be read, or is in the dataset already.
         ShardError: the disk refuses; run again with `resume`.
     """
-    path, watch = Path(quarantine), watch or Watch()
+    watch = watch or Watch()
+    if is_remote(quarantine):
+        from .retry_elsewhere import retry_elsewhere
+
+        return retry_elsewhere(
+            quarantine,
+            changes or {},
+            watch,
+            lambda path, inner, told: retry(path, images=images, changes=inner, watch=told),
+        )
+    path = Path(quarantine)
     out = path.parent
     manifest = read_manifest(out)
     if not manifest.has_sample_index:

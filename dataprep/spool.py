@@ -31,6 +31,7 @@ from .workplace import is_finished, is_ours
 
 SPARE_SHARDS = 2
 """That may wait for their upload, beside one of each worker."""
+_OURS = frozenset({"dataset", "dataset.tmp", "lock"})
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -56,7 +57,7 @@ def convert_elsewhere(
     place = open_place(out)
     if options.finish:
         raise ConfigError(f"--out {place}: tasks share a folder; give one, and copy what they make")
-    with _spool(place, options) as folder, _named(folder, place):
+    with spool_of(place, options.spool) as folder, named(folder, place):
         if not _may_write(place, folder, options):
             # Only the manifest is here: enough to compare with, and to tell of.
             try:
@@ -68,14 +69,14 @@ def convert_elsewhere(
         most = options.workers + SPARE_SHARDS
         inner = replace(options, spool=None, waiting_shards=most)
         with Uploader(folder, place) as uploader:
-            report = convert(folder, inner, _Checking(watch, uploader))
+            report = convert(folder, inner, Checking(watch, uploader))
             uploader.finish()
-        _finish(place, folder)
+        finish_upload(place, folder)
     report.out = str(place)
     return report
 
 
-class _Checking(Watch):
+class Checking(Watch):
     """Passes the progress on, and ends the work where the uploads have failed."""
 
     def __init__(self, watch: Watch, uploader: Uploader) -> None:
@@ -97,12 +98,21 @@ class _Checking(Watch):
 
 
 @contextmanager
-def _spool(place: Place, options: ConvertOptions) -> Iterator[Path]:
-    """The folder of a dataset under way; it stays only where there is something to go on with."""
-    spool = Path(options.spool) if options.spool is not None else _default_spool(place)
+def spool_of(place: Place, given: str | None) -> Iterator[Path]:
+    """The folder of a dataset under way; it stays only where there is something to go on with.
+
+    Args:
+        place: where the dataset goes.
+        given: by the user; None for one in the cache.
+
+    Raises:
+        ConfigError: the folder has other files in it.
+        ShardError: another conversion is at work there, or the disk refuses.
+    """
+    spool = Path(given) if given is not None else _default_spool(place)
     dataset = spool / "dataset"
-    if options.spool is not None and spool.exists():
-        others = sorted({path.name for path in spool.iterdir()} - {"dataset", "lock"})
+    if given is not None and spool.exists():
+        others = sorted({path.name for path in spool.iterdir()} - _OURS)
         if others:
             raise ConfigError(
                 f"--spool {spool}: holds other files ({', '.join(others[:3])}); give a new or "
@@ -129,7 +139,7 @@ def _default_spool(place: Place) -> Path:
 
 
 @contextmanager
-def _named(folder: Path, place: Place) -> Iterator[None]:
+def named(folder: Path, place: Place) -> Iterator[None]:
     """In messages the dataset has its address: nobody looks for it in the spool."""
     try:
         yield
@@ -198,11 +208,18 @@ def _remove(place: Place, folder: Path, names: set[str]) -> None:
         place.delete(name)
 
 
-def _finish(place: Place, folder: Path) -> None:
-    """Upload what surrounds the shards, the commit marker last, and remove the spool."""
+def finish_upload(place: Place, folder: Path) -> None:
+    """Upload what surrounds the shards, the commit marker last, and remove the folder.
+
+    Raises:
+        ShardError: a shard is not there any more.
+        RemoteError: the service refuses, or cannot be reached.
+    """
     manifest = read_manifest(folder)
     _check_shards(place, manifest.shards)
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    # While its files are replaced, a dataset that was there is not whole.
+    place.delete(INFO_FILE)
     for name in sorted(files):
         if name != INFO_FILE and not name.startswith(JOURNAL_DIR):
             place.upload(folder / name, name)

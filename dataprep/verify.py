@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError, ShardError
 from ..loaders.format import QUARANTINE_FILE, Manifest, read_manifest
+from ..loaders.remote import refuse_remote
 from .verify_metadata import (
     check_files,
     check_index,
@@ -98,6 +99,7 @@ def verify(
     """
     if workers < 1:
         raise ConfigError(f"--workers {workers}: must be 1 or more")
+    refuse_remote(path, "every byte of it is to be read")
     dataset = Path(path)
     manifest = read_manifest(dataset)
     if not manifest.shards:

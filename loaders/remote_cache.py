@@ -1,9 +1,9 @@
 """A dataset elsewhere, as a folder here: its metadata as files, its shards as they are read.
 
     CACHE/datasets/<name>-<hash>/
-      remote.json        the address, and the bytes of each shard
-      files/.nv-meta/…   metadata, manifest, *.tar.idx: what energon needs beside the shards
-      blocks/<shard>/…   pieces of shards that were read; the oldest are removed beyond the cap
+      remote.json       the address, and the bytes of each shard
+      files/<name>/…    metadata, manifest, *.tar.idx: what energon needs beside the shards
+      blocks/<shard>/…  pieces of shards that were read; the oldest are removed beyond the cap
 
 The hash is that of address and metadata: a dataset that was made anew is another one. What checks a
 dataset before it is opened checks these files, and these files are what energon then reads.
@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from .remote_copy import copy_object, in_parallel
 from .remote_errors import MissingObjectError
 from .trust import read_shard_samples
 
-FILES, BLOCKS = "files", "blocks"
+_FILES, _BLOCKS = "files", "blocks"
 _REMOTE_FILE = "remote.json"
 _MOST_METADATA = 64
 _MOST_METADATA_BYTES = 64 << 20
@@ -70,9 +70,9 @@ def cached_dataset(given: str | os.PathLike[str], *, with_index: bool = False) -
         )
     metadata = _read_metadata(place)
     folder = cache_folder() / "datasets" / _name_of(place, metadata)
-    files = folder / FILES
+    files = folder / _FILES / _plain_name(place)
     if not (folder / _REMOTE_FILE).exists():
-        _make(place, metadata, folder)
+        _make(place, metadata, folder, files.relative_to(folder))
     if with_index and not (files / INDEX_FILE).exists():
         try:
             size = place.size(INDEX_FILE)
@@ -92,14 +92,13 @@ def remote_of(folder: Path) -> RemoteDataset | None:
 
 @lru_cache(maxsize=256)
 def _remote_of(folder: str, datasets: str) -> RemoteDataset | None:
-    place = Path(folder)
-    if place.name != FILES or str(place.parent.parent) != datasets:
+    made = Path(folder).parent.parent
+    if str(made.parent) != datasets or Path(folder).parent.name != _FILES:
         return None
     try:
-        content = (place.parent / _REMOTE_FILE).read_bytes()
-        return msgspec.json.decode(content, type=RemoteDataset)
+        return msgspec.json.decode((made / _REMOTE_FILE).read_bytes(), type=RemoteDataset)
     except (OSError, msgspec.DecodeError) as error:
-        raise ShardError(f"{place.parent}: is damaged ({error}); remove this folder") from error
+        raise ShardError(f"{made}: is damaged ({error}); remove this folder") from error
 
 
 def _read_metadata(place: Place) -> dict[str, bytes]:
@@ -134,11 +133,15 @@ def _name_of(place: Place, metadata: Mapping[str, bytes]) -> str:
     for name, content in sorted(metadata.items()):
         digest.update(b"\0%s\0%d\0" % (name.encode(), len(content)))
         digest.update(content)
-    return f"{_UNFIT.sub('-', place.address.name)[-60:]}-{digest.hexdigest()}"
+    return f"{_plain_name(place)}-{digest.hexdigest()}"
 
 
-def _make(place: Place, metadata: Mapping[str, bytes], folder: Path) -> None:
-    """Make the folder of a dataset under a temporary name."""
+def _plain_name(place: Place) -> str:
+    return _UNFIT.sub("-", place.address.name)[-60:].strip(".") or "dataset"
+
+
+def _make(place: Place, metadata: Mapping[str, bytes], folder: Path, below: Path) -> None:
+    """Make the folder of a dataset under a temporary name, with the files in one below."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
@@ -147,7 +150,7 @@ def _make(place: Place, metadata: Mapping[str, bytes], folder: Path) -> None:
             f"{folder.parent}: cannot be written: {error.strerror}; set NEVA_PREP_CACHE"
         ) from error
     try:
-        files = made / FILES
+        files = made / below
         (files / META_DIR).mkdir(parents=True)
         for name, content in metadata.items():
             (files / name).write_bytes(content)
@@ -173,3 +176,13 @@ def _make(place: Place, metadata: Mapping[str, bytes], folder: Path) -> None:
 def place_of(remote: RemoteDataset) -> Place:
     """Where its shards lie."""
     return Place(parse_address(remote.url))
+
+
+def blocks_of(shard: Path) -> Path:
+    """Folder of the pieces of a shard, by its path in the dataset's folder."""
+    return shard.parent.parent.parent / _BLOCKS / shard.name
+
+
+def all_blocks() -> Iterator[Path]:
+    """Every piece of every dataset."""
+    return (cache_folder() / "datasets").glob(f"*/{_BLOCKS}/*/*")

@@ -23,6 +23,8 @@ PART_BYTES = 16 << 20
 """Of an upload in parts."""
 PARALLEL_PARTS = 4
 CONNECTIONS = 64
+PAGE_OBJECTS = 1000
+"""Of a listing; more are not given at once."""
 _MOST_PARTS = 9_000
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _PASSING = frozenset(
@@ -76,7 +78,10 @@ class S3Objects:
         """Key and size of each object below a prefix, a thousand a request."""
         more: dict[str, str] = {}
         while True:
-            page = retried("", partial(self._ask, "list_objects_v2", Prefix=prefix, **more))
+            page = retried(
+                "",
+                partial(self._ask, "list_objects_v2", Prefix=prefix, MaxKeys=PAGE_OBJECTS, **more),
+            )
             for entry in page.get("Contents", ()):
                 yield entry["Key"], int(entry["Size"])
             if not page.get("IsTruncated"):

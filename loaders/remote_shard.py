@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 from ..errors import ConfigError, ShardError
 from .remote import Place
-from .remote_cache import BLOCKS, cache_folder, place_of, remote_of
+from .remote_cache import all_blocks, blocks_of, place_of, remote_of
 from .remote_errors import RemoteError
 
 BLOCK_BYTES = 4 << 20
@@ -35,8 +35,8 @@ def open_shard(path: Path) -> BinaryIO:
         return path.open("rb")
     if path.name not in remote.sizes:
         raise FileNotFoundError(f"{remote.url}: has no shard {path.name}")
-    blocks = path.parent.parent / BLOCKS / path.name
-    file = RemoteShard(place_of(remote) / path.name, remote.sizes[path.name], blocks)
+    size = remote.sizes[path.name]
+    file = RemoteShard(place_of(remote) / path.name, size, blocks_of(path))
     return cast(BinaryIO, file)
 
 
@@ -194,7 +194,7 @@ class _Count:
             is_due = self._written is None or self._written + num_bytes > cap // _LOOK_SHARE
             self._written = 0 if is_due else (self._written or 0) + num_bytes
         if is_due:
-            make_room(cache_folder() / "datasets", cap)
+            make_room(cap)
 
 
 def cache_cap() -> int:
@@ -213,10 +213,10 @@ def cache_cap() -> int:
     return cap
 
 
-def make_room(datasets: Path, cap: int) -> None:
+def make_room(cap: int) -> None:
     """Remove the blocks that were not read for longest, until nine tenths of the cap are left."""
     found: list[tuple[float, int, str]] = []
-    for file in datasets.glob(f"*/{BLOCKS}/*/*"):
+    for file in all_blocks():
         # Another process may be faster.
         with suppress(OSError):
             status = file.stat()

@@ -99,6 +99,11 @@ class Server:
             assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.1)
 
+    def start_again(self) -> None:
+        """Start it where it was killed."""
+        if self._process is None:
+            self.start()
+
     def kill(self) -> None:
         """End it at once, as a power cut would."""
         if self._process is not None:

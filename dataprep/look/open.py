@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...loaders.format import QUARANTINE_FILE
+from ...loaders.remote import is_remote
+from ...loaders.remote_cache import cached_dataset
 from .view import RecordView, SampleView
 
 
@@ -90,8 +92,8 @@ def open_looked(
     """Open a source, a dataset or a quarantine.
 
     Args:
-        path: a JSON or JSONL file, a folder that `convert` or `energon prepare` made, or the
-            quarantine.jsonl of a conversion.
+        path: a JSON or JSONL file, a folder or an address where `convert` or `energon prepare` made
+            a dataset, or the quarantine.jsonl of a conversion.
         images: folder of a source's images; None to look at its texts alone.
         split: of a dataset, to look at no other.
 
@@ -106,6 +108,8 @@ def open_looked(
     from .source import LookedSource
 
     place = Path(path)
+    if is_remote(place):
+        return LookedDataset(cached_dataset(place, with_index=True), split=split)
     if place.is_dir():
         return LookedDataset(place, split=split)
     if place.name == QUARANTINE_FILE:

@@ -24,7 +24,7 @@ Examples:
 Exit codes: 0 all counted, 3 nothing to count, 4 some records were left out.
 """
 )
-@click.argument("path", metavar="DATASET|SOURCE", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", metavar="DATASET|SOURCE", type=click.Path(path_type=Path))
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Image folder of a SOURCE: look at images."
 )
@@ -71,12 +71,15 @@ def stats(
     """
     from rich.console import Console
 
+    from ...loaders.remote import is_remote
     from ..files import write_file
     from ..progress import BytesBar, stderr_console
     from .page import render_page
     from .run import stats as run
     from .show import show_stats
 
+    if not path.exists() and not is_remote(path):
+        raise click.UsageError(f"{path} does not exist")
     tokenizing = _tokenizing(folder, template, front, image_embeddings, global_batch_size)
     with BytesBar(stderr_console(), "Counting") as bar:
         found = run(

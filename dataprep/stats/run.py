@@ -15,6 +15,7 @@ from typing import Any
 from ...errors import ConfigError, RecordError, ShardError, TemplateError
 from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import QUARANTINE_FILE
+from ...loaders.remote import refuse_remote
 from ...loaders.trust import TrustedDataset
 from ..folder import ImageFolder
 from ..quarantine import read_quarantine
@@ -74,6 +75,7 @@ def stats(
         >>> found.images.mean, found.text_only   # doctest: +SKIP
     """
     _check_numbers(workers, top, global_batch_size)
+    refuse_remote(path, "all of it is to be read")
     job = _open(Path(path), images, split, tokenizing)
     counts = PartCounts()
     done = 0
