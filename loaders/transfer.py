@@ -1,6 +1,6 @@
 """A batch on its way from a worker: its pixels are left in memory, the rest travels.
 
-torch hands a tensor over through a socket, on which a thread of the worker answers four times; while
+torch hands a tensor over through a socket, where a thread of the worker answers four times; while
 the worker decodes the next images that thread gets no turn. Here the training process opens the
 worker's memory through /proc, and nobody has to answer.
 """
@@ -49,7 +49,7 @@ class Parcel:
 def _leave(pixels: torch.Tensor) -> tuple[int, int]:
     """Put pixels into memory of their own; process and file descriptor, which soon is closed."""
     held = os.memfd_create("neva-prep-batch", os.MFD_CLOEXEC)
-    view = memoryview(pixels.contiguous().view(-1).view(torch.uint8).numpy())
+    view = memoryview(pixels.contiguous().view(-1).view(torch.uint8).numpy().data)
     while view:
         view = view[os.write(held, view) :]
     _open.append(held)

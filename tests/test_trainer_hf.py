@@ -405,6 +405,33 @@ def test_parts_are_filled_from_where_the_config_says(pairs: Any) -> None:
         assert same != name.startswith("vision_projection"), name
 
 
+@pytest.mark.parametrize("more", [8, 2048])
+def test_words_that_a_language_model_lacks_are_the_mean_of_the_others(
+    pairs: Any, more: int
+) -> None:
+    pair = pairs(0)
+    language = pair.config.language_transformer_config
+    larger = replace(language, vocab_size=language.vocab_size + more)
+    model = NevaModel(
+        replace(
+            pair.config,
+            language_transformer_config=larger,
+            language_model_from_pretrained=str(pair.folder),
+        )
+    ).build()
+    if more > 1024:
+        with pytest.raises(ConfigError, match="the model's config is another one's"):
+            load_pretrained(model)
+        return
+    load_pretrained(model)
+    filled = dict(pair.ours.named_parameters())
+    for name in ("embedding.word_embeddings.weight", "output_layer.weight"):
+        there = filled[f"language_model.{name}"]
+        here = model.get_parameter(f"language_model.{name}")
+        assert torch.equal(here[:-more], there)
+        assert torch.allclose(here[-more:], there.mean(0).expand(more, -1), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

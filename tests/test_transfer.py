@@ -55,7 +55,7 @@ def test_no_tensor_travels() -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 40, 40), (0, 3, 4, 4)])
 def test_pixels_are_found_where_they_were_left(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     before = batch() | {"media": (torch.rand(shape) * 255).to(dtype)}
-    sent = [pickle.dumps(pack_up(before)) for _ in range(3)]  # type: ignore[arg-type]
+    sent = [pickle.dumps(pack_up(before)) for _ in range(3)]
     for one in sent:
         after = unpack(pickle.loads(one))["media"]
         assert after.dtype == dtype and torch.equal(after, before["media"])
@@ -64,7 +64,7 @@ def test_pixels_are_found_where_they_were_left(dtype: torch.dtype, shape: tuple[
 
 
 def test_memory_that_was_taken_stays_and_is_not_kept_open_for_ever() -> None:
-    first = pickle.loads(pickle.dumps(pack_up(batch() | {"media": torch.arange(12.0)})))  # type: ignore[arg-type]
+    first = pickle.loads(pickle.dumps(pack_up(batch() | {"media": torch.arange(12.0)})))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(50):
         pickle.dumps(pack_up(batch()))

@@ -19,6 +19,12 @@ from .vision_config import HFCLIPVisionConfig, VisionConfig
 
 PARTS = ("language_model", "vision_model", "vision_projection")
 _DECODER_LAYER = re.compile(r"^language_model\.decoder\.layers\.(\d+)\.")
+_WORDS = (
+    "language_model.embedding.word_embeddings.weight",
+    "language_model.output_layer.weight",
+)
+_MOST_MISSING = 1024
+"""Words that a language model may lack; with more it is likely to be another one."""
 _OLD_INTERNVIT = "vision_tower.encoder.layers.0.attn.qkv.weight"
 
 
@@ -43,7 +49,8 @@ def load_hf_weights(
     wanted = tuple(f"{part}." for part in parts)
     ties = {tie.ours: tie for tie in source_ties(model.neva, folder.names())}
     named = [(n, w) for n, w in model.named_parameters() if n.startswith(wanted)]
-    return fill(((global_name(model, name), weight) for name, weight in named), ties, folder)
+    words = model.neva.language_transformer_config.vocab_size
+    return fill(((global_name(model, name), weight) for name, weight in named), ties, folder, words)
 
 
 def load_vision(encoder: Any, shape: VisionConfig, folder: WeightFolder) -> None:
@@ -100,15 +107,27 @@ def source_ties(config: NevaConfig, names: set[str]) -> list[Tie]:
 
 
 def fill(
-    named: Iterable[tuple[str, nn.Parameter]], ties: dict[str, Tie], folder: WeightFolder
+    named: Iterable[tuple[str, nn.Parameter]],
+    ties: dict[str, Tie],
+    folder: WeightFolder,
+    words: int = 0,
 ) -> frozenset[str]:
-    """Fill weights, given by the names that ties know them by."""
+    """Fill weights, given by the names that ties know them by.
+
+    Args:
+        named: the weights.
+        ties: by the names.
+        folder: that has theirs.
+        words: of the model's vocabulary; a language model by itself may have fewer.
+    """
     read: set[str] = set()
     for name, weight in named:
         if name not in ties:
             raise ConfigError(f"weight {name!r} has none in Hugging Face's model to be filled from")
         tie = ties[name]
         whole = tie.join([folder.read(theirs) for theirs in tie.theirs])
+        if name in _WORDS:
+            whole = _with_more_words(whole, words)
         piece = own_piece(whole, weight, tie.parts)
         if piece.shape != weight.shape:
             raise ConfigError(
@@ -120,6 +139,20 @@ def fill(
             weight.copy_(piece)
         read.update(tie.theirs)
     return frozenset(read)
+
+
+def _with_more_words(whole: Tensor, words: int) -> Tensor:
+    """Rows for words that a folder lacks: the mean of those it has.
+
+    LLaVA-1.5 has 64 words more than Llama, the image's among them. A mean is what Hugging Face's
+    resize_token_embeddings draws new rows around; rows of zeros would be more probable than most
+    words.
+    """
+    missing = words - len(whole)
+    if not 0 < missing <= _MOST_MISSING:
+        return whole
+    mean = whole.float().mean(0, keepdim=True).to(whole.dtype)
+    return torch.cat([whole, mean.expand(missing, -1)])
 
 
 def own_piece(whole: Tensor, weight: nn.Parameter, parts: int) -> Tensor:
