@@ -72,8 +72,8 @@ class Tally:
 
 def make_case(seed: int, folder: Path, kind: str | None = None) -> Case:
     """Write the source of a seed; the same seed gives the same."""
+    kind = kind or Random(f"kind {seed}").choice(list(KINDS))
     random = Random(f"case {seed}")
-    kind = kind or random.choice(list(KINDS))
     files = KINDS[kind](random)
     content = dict(files.content)
     if random.random() < 0.4:

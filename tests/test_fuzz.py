@@ -112,21 +112,3 @@ def test_what_must_not_happen_is_seen(
     with pytest.raises(Fault, match=BROKEN[broken]):
         for seed in range(50):
             run_case(make_case(seed, folder / "case", "llava"), Tally())
-
-
-SEEN: dict[str, tuple[int, str]] = {
-    "a role that is half a surrogate pair goes to the manifest": (108320, "video"),
-    "an image that only Pillow refuses": (102837, "sharegpt"),
-    "answers that are no JSON": (100131, "vqav2"),
-    "answers without their list": (102151, "vqav2"),
-    "an answer that is no UTF-8": (104116, "vqav2"),
-    "a subset with a name too long for a file": (200672, "vqav2"),
-    "half a surrogate pair in a tar's JSON": (101079, "webdataset"),
-}
-"""Cases that were at fault once."""
-
-
-@pytest.mark.parametrize("name", SEEN)
-def test_cases_that_were_at_fault(name: str, folder: Path) -> None:
-    seed, kind = SEEN[name]
-    run(folder, range(seed, seed + 1), kind)

@@ -1,0 +1,87 @@
+"""What fuzzing found, each as a small source of its own."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from convert_help import convert_in, read_quarantine, read_samples, record, turns
+from handmade import picture
+
+from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.report import ConvertReport
+from neva_prep.dataprep.verify import verify
+from neva_prep.errors import RecordError
+
+QUESTIONS, ANSWERS = "v2_OpenEnded_x_questions.json", "v2_x_annotations.json"
+
+
+def test_a_strange_role_is_no_hurdle_for_the_manifest(tmp_path: Path) -> None:
+    odd = b'{"id": "odd", "conversations": [{"from": "hu\\ud800", "value": "x"}]}\n'
+    done = convert_in(tmp_path, odd + json.dumps(record("good")).encode())
+    assert (done.report.samples, done.report.rejected) == (1, 1)
+    assert b"ud800" in (done.out / "neva-prep.json").read_bytes()
+
+
+def test_verify_finds_no_fault_with_what_convert_let_pass(tmp_path: Path) -> None:
+    whole = picture(20, 10, "PNG")
+    place = whole.index(b"IDAT")
+    damaged = whole[: place + 1] + b"\n" + whole[place + 2 :]
+    done = convert_in(tmp_path, [record("png", "x.png")], {"x.png": damaged})
+    assert done.report.samples == 1
+    assert verify(done.out).is_whole
+
+
+def vqav2(folder: Path, answers: bytes, **fields: Any) -> ConvertReport:
+    asked = [{"image_id": n, "question": f"What {n}?", "question_id": n} for n in range(2)]
+    (folder / QUESTIONS).write_text(json.dumps({"questions": asked, **fields}))
+    (folder / ANSWERS).write_bytes(answers)
+    for number in range(2):
+        (folder / f"{number}").write_bytes(picture())
+    return convert(folder / QUESTIONS, folder, folder / "out")
+
+
+GIVEN = [{"question_id": n, "multiple_choice_answer": "yes"} for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (b'{"annotations": [', "is no JSON object"),
+        (b'{"answers": []}', "has no field 'annotations'"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_told(answers: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=message) as caught:
+        vqav2(tmp_path, answers)
+    assert ANSWERS in str(caught.value)
+
+
+def test_an_answer_that_is_no_utf8_costs_its_question_alone(tmp_path: Path) -> None:
+    answers = json.dumps({"annotations": GIVEN}).encode().replace(b"yes", b"y\xeds", 1)
+    report = vqav2(tmp_path, answers)
+    assert (report.records, report.samples, report.rejected) == (2, 1, 1)
+
+
+def test_a_name_too_long_for_a_folder_is_none(tmp_path: Path) -> None:
+    report = vqav2(tmp_path, json.dumps({"annotations": GIVEN}).encode(), data_subtype="a" * 400)
+    assert report.samples == 2
+
+
+def test_half_a_surrogate_pair_in_a_tar_costs_its_record_alone(tmp_path: Path) -> None:
+    rows = [turns("<image>What?", "That."), turns("<image>W\ud800t?", "That.")]
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for number, talk in enumerate(rows):
+            content = json.dumps({"conversations": talk}).encode()
+            for name, data in (("jpg", picture()), ("json", content)):
+                entry = tarfile.TarInfo(f"{number}.{name}")
+                entry.size = len(data)
+                tar.addfile(entry, BytesIO(data))
+    report = convert(tmp_path / "s.tar", None, tmp_path / "out")
+    assert (report.samples, report.rejected) == (1, 1)
+    assert len(read_samples(tmp_path / "out")) == 1
+    assert [row["reason"] for row in read_quarantine(tmp_path / "out")] == ["lone_surrogate"]
