@@ -1,5 +1,6 @@
 """The loop: what a run writes, says and refuses, on the data modules of NeMo's page."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from neva_prep.dataprep.trace import keys_of_step, trace_keys
 from neva_prep.errors import ConfigError, RecordError, TrainingError
 from neva_prep.loaders import ImageConfig, MultiModalSampleConfig, MultiModalTaskEncoder
 from neva_prep.trainer.editable import finished
-from neva_prep.trainer.logs import StepRow, cut_log, read_log
+from neva_prep.trainer.logs import RunLog, StepRow, cut_log, read_log
 from neva_prep.trainer.watch import Watch, sample_lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -226,9 +227,9 @@ def test_a_log_is_cut_where_a_run_goes_on(tmp_path: Path) -> None:
     assert log.read_text().splitlines() == lines[:3]
 
 
-def test_a_line_has_what_people_look_for() -> None:
-    row = StepRow(
-        step=1200,
+def step_row(step: int = 1200) -> StepRow:
+    return StepRow(
+        step=step,
         loss=0.84312,
         lr=1.9e-4,
         grad_norm=0.51,
@@ -242,11 +243,32 @@ def test_a_line_has_what_people_look_for() -> None:
         mfu=0.38,
         keys=["000000042"],
     )
+
+
+def test_a_line_has_what_people_look_for() -> None:
+    row = step_row()
     assert row.line(5190) == (
         "step 1,200/5,190  loss 0.8431  lr 1.90e-04  grad 0.51  20,000 tokens/s  18,000 useful  "
         "MFU 38%  fill 90%  waited 2%  6.1 GB"
     )
     assert row.to_dict()["__keys__"] == ["000000042"]
+
+
+def test_tensorboard_has_each_step_once_also_after_a_resume(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first, last in ((0, 4), (2, 5)):
+        log = RunLog(
+            tmp_path, writes=True, from_step=first, max_steps=5, every=100, stream=io.StringIO()
+        )
+        for step in range(first + 1, last + 1):
+            log.step(step_row(step))
+        log.validation(last, 0.5, 10)
+        log.close()
+    read = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [point.step for point in read.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+    assert read.Scalars("train/tokens_per_second")[0].value == pytest.approx(18_000)
+    assert [point.step for point in read.Scalars("val/loss")] == [5]
 
 
 def test_lengths_of_samples_count_image_embeddings() -> None:
