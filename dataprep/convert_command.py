@@ -39,7 +39,8 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
     "--images",
     multiple=True,
     type=click.Path(),
-    help="Folder of the images; one, or one for each SOURCE.  [default: the source's folder]",
+    help="Folder, zip, tar or URL of the images; one, or one for each SOURCE.  "
+    "[default: the source's folder]",
 )
 @click.option(
     "--weight",
@@ -164,7 +165,10 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 @click.option("--quiet", is_flag=True, help="Print no progress and no report.")
 @click.pass_context
 def convert(ctx: click.Context, /, **given: Any) -> None:
-    """Turn SOURCE (LLaVA JSON or JSONL) and its images into verified shards.
+    """Turn SOURCE and its images into verified shards.
+
+    SOURCE is JSON or JSON lines of any usual form, a table, a Hugging Face dataset, a WebDataset, on
+    disk or in an object store; its form is recognized (docs/formats.md).
 
     Every record ends up in the dataset or in OUT/quarantine.jsonl with its reason. The output is a
     WebDataset and a megatron-energon dataset; its bytes depend on source, options and seed alone.
