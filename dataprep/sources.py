@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -209,8 +209,9 @@ def _locate(meta: Path, name: str, given: str) -> Path:
     if "://" in given:
         return Path(given)
     for path in (meta.parent / given, Path(given)):
-        if path.exists():
-            return path
+        with suppress(OSError):  # A name can be too long for a file.
+            if path.exists():
+                return path
     raise RecordError(
         f"{meta}: {name!r}: {given!r} lies neither beside the meta file nor in the current folder; "
         "correct the path"

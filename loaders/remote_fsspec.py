@@ -30,7 +30,9 @@ class FsspecObjects:
                 scheme, use_listings_cache=False, skip_instance_cache=True
             )
         except (ImportError, ValueError, TypeError) as error:
-            raise ConfigError(f"{scheme}://: cannot be opened: {error}") from error
+            raise ConfigError(
+                f"{scheme}://: cannot be opened: {error}; check the address"
+            ) from error
         except Exception as error:
             raise ConfigError(
                 f"{scheme}://: its client cannot begin ({type(error).__name__}); check its "

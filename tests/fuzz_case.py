@@ -27,6 +27,7 @@ from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.dataprep.reasons import REJECTIONS
 from neva_prep.dataprep.report import ConvertReport
 from neva_prep.dataprep.retry import retry
+from neva_prep.dataprep.sources import convert_several, parts_of
 from neva_prep.dataprep.verify import verify
 from neva_prep.errors import NevaPrepError
 
@@ -80,6 +81,9 @@ def make_case(seed: int, folder: Path, kind: str | None = None) -> Case:
         name = files.source if random.random() < 0.6 else random.choice(list(content))
         name = name if name in content else random.choice(list(content))
         content[name] = mutate_bytes(content[name], random, list(content.values()))
+    if kind == "meta file":
+        # What it names is opened, wherever it lies: nothing is to go out.
+        content["meta.json"] = content["meta.json"].replace(b":/", b"_")
     shutil.rmtree(folder, ignore_errors=True)
     for name, data in content.items():
         path = folder / name
@@ -123,25 +127,32 @@ def run_case(case: Case, tally: Tally) -> None:
     """
     tally.cases[case.kind] += 1
     random = Random(f"run {case.seed}")
-    out = case.folder / "out"
-    images = None if case.files.images is None else case.folder / case.files.images
     try:
         with _limited():
-            options = ConvertOptions(**case.options)
-            report = convert(case.folder / case.files.source, images, out, options)
-            _judge(case, report, out)
-            if report.samples and random.random() < 0.1:
-                _verify(out)
-            if report.rejected and random.random() < 0.1:
-                _retry(case, out)
+            for out, report in _convert(case):
+                _judge(case, report, out)
+                tally.records["converted"] += report.samples
+                tally.records["quarantined"] += report.rejected
+                tally.records["filtered"] += report.filtered
+                tally.reasons.update(report.rejections)
+                if report.samples and random.random() < 0.1:
+                    _verify(out)
+                if report.rejected and random.random() < 0.1:
+                    _retry(case, out)
     except NevaPrepError as error:
         _judge_error(case, error)
         tally.errors[type(error).__name__] += 1
-        return
-    tally.records["converted"] += report.samples
-    tally.records["quarantined"] += report.rejected
-    tally.records["filtered"] += report.filtered
-    tally.reasons.update(report.rejections)
+
+
+def _convert(case: Case) -> list[tuple[Path, ConvertReport]]:
+    """The datasets that become of a case: one, or one for each source that a meta file names."""
+    source, out = case.folder / case.files.source, case.folder / "out"
+    options = ConvertOptions(**case.options)
+    if case.kind == "meta file":
+        several = convert_several(parts_of([source], [], []), out, options)
+        return [(out / name, report) for name, report in several.reports.items()]
+    images = None if case.files.images is None else case.folder / case.files.images
+    return [(out, convert(source, images, out, options))]
 
 
 def _judge(case: Case, report: ConvertReport, out: Path) -> None:
@@ -179,7 +190,7 @@ def _keys(out: Path) -> Iterator[int]:
 def _count(case: Case) -> int | None:
     """Records of a source, told without the code under test; None where it cannot be told."""
     path = case.folder / case.files.source
-    if path.suffix not in (".json", ".jsonl") or case.kind in ("coco", "vqav2"):
+    if path.suffix not in (".json", ".jsonl") or case.kind in ("coco", "vqav2", "meta file"):
         return None
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n")
     limit: int = case.options.get("limit", 1 << 60)

@@ -7,8 +7,9 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -249,6 +250,33 @@ def vqav2(random: Random) -> Files:
     return Files(_QUESTIONS, files)
 
 
+def own_reader(random: Random) -> Files:
+    rows = rows_of(random.choice(("llava", "llava", "messages")), random)
+    options = {"reader": "fuzz_kinds:yield_rows", "format": "auto"}
+    return Files("rows.txt", {"rows.txt": lines(rows, random), **_folder()}, options=options)
+
+
+def yield_rows(path: Path) -> Iterator[Any]:
+    """A user's reader, as good as its file; now and then it gives what is no JSON."""
+    for line in path.read_bytes().splitlines():
+        yield json.loads(line, object_hook=_with_bytes)
+
+
+def _with_bytes(node: dict[str, Any]) -> dict[str, Any]:
+    return {**node, "bytes": b"raw"} if "bytes" in node else node
+
+
+def meta_file(random: Random) -> Files:
+    one, two = (rows_of(random.choice(("llava", "captions", "messages")), random) for _ in range(2))
+    entry = {"root": FOLDER, "annotation": "one.jsonl", "repeat_time": 2, "data_augment": False}
+    rows: list[Any] = [{"first": entry, "second": {**entry, "annotation": "sub/two.json"}}]
+    if random.random() < 0.5:
+        mutate_rows(rows, random)
+    content = {"meta.json": dump(rows[0] if rows else {}, random)}
+    content |= {"one.jsonl": lines(one, random), "sub/two.json": dump(two, random)}
+    return Files("meta.json", {**content, **_folder()}, None)
+
+
 KINDS: dict[str, Kind] = {
     **{form: json_kind(form) for form in (*ROWS, "real")},
     "text table": text_table,
@@ -257,5 +285,7 @@ KINDS: dict[str, Kind] = {
     "archive of images": archive,
     "coco": coco,
     "vqav2": vqav2,
+    "own reader": own_reader,
+    "meta file": meta_file,
 }
 """Name -> what makes a source."""
