@@ -167,8 +167,8 @@ Exit codes: 0 ok, 2 usage, 3 source invalid or nothing converted,
 def convert(ctx: click.Context, /, **given: Any) -> None:
     """Turn SOURCE and its images into verified shards.
 
-    SOURCE is JSON or JSON lines of any usual form, a table, a Hugging Face dataset, a WebDataset, on
-    disk or in an object store; its form is recognized (docs/formats.md).
+    SOURCE is JSON or JSON lines of any usual form, a table, a Hugging Face dataset or a WebDataset,
+    on disk or in an object store; its form is recognized (docs/formats.md).
 
     Every record ends up in the dataset or in OUT/quarantine.jsonl with its reason. The output is a
     WebDataset and a megatron-energon dataset; its bytes depend on source, options and seed alone.
