@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import ImageError, ShardError
-from .checked import Checked, check_records
+from .checked import Checked, check_records, images_of
 from .dedup import MARK, mark_of
 from .engines.job import Job
 from .filter import Fields, Filters
@@ -21,6 +21,7 @@ from .options import parse_dedup
 from .pictures import Pictures
 from .processes import begin_worker, interrupts_held, start_context
 from .source import open_source
+from .stores.ahead import read_ahead
 from .stores.open import open_images
 
 _CHUNK = 1024
@@ -105,15 +106,16 @@ class _Judge:
         marks: list[tuple[int, int, int, int, int]] = []
         looks: list[int] = []
         may_insert = self._options.placeholder == "insert"
-        for place, found in enumerate(
-            check_records(
-                self._source.data,
-                self._read,
-                rows.tolist(),
-                may_insert=may_insert,
-                layout=layout_of(self._options.layout),
-            )
-        ):
+        checked = check_records(
+            self._source.data,
+            self._read,
+            rows.tolist(),
+            may_insert=may_insert,
+            layout=layout_of(self._options.layout),
+        )
+        if self._options.dedup or self._excluder:
+            checked = read_ahead(checked, images_of, self._images)
+        for place, found in enumerate(checked):
             # What is wrong with a record, or with its images, its shard will say.
             if found.record is None or found.error is not None:
                 continue
