@@ -125,7 +125,8 @@ class _Look:
         self._data = memoryview(source.data)
         self._bounds = _split_bounds(options.split.values())
         self._copies = 2 if layout_of(options.layout).has_fields else 1
-        self._read = None if source.form == LLAVA else source.reader()
+        is_plain = source.form == LLAVA or source.has_plain_heads
+        self._read = None if is_plain else source.reader()
 
     def at(self, chunk: _Chunk) -> tuple[bytes, bytes]:
         """SCANNED[records] and uint64[images] of some records, as bytes."""

@@ -59,6 +59,8 @@ class Source:
     """Field of the one object that the file is, whose list holds the records; usually none."""
     why: str = ""
     """What tells its form, where that was recognized."""
+    has_plain_heads: bool = False
+    """Whether ids and images stand in LLaVA's fields, in whatever form the texts are."""
 
     @property
     def format(self) -> str:

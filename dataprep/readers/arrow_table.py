@@ -69,6 +69,7 @@ def open_arrow_table(
         why="; ".join(said),
         form=form,
         options=sorted(columns.items()),
+        has_plain_heads=bool(layout.images),
     )
     real = os.path.realpath(path)
     return source, f"{PREFIX}{real}" if layout.images else str(folder_of(path))

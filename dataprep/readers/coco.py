@@ -36,6 +36,7 @@ def open_coco(path: Path, work: Path) -> tuple[Source, str]:
         name=path.name,
         why=f"COCO's captions, a record each; images are looked for in {images.name}/",
         form="captions",
+        has_plain_heads=True,
     )
     return source, str(images)
 

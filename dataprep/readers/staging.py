@@ -33,6 +33,7 @@ def staged(
     why: str,
     form: str,
     options: object = None,
+    has_plain_heads: bool = False,
 ) -> Source:
     """Write records to the work folder, one a line, and open that; what is there is used.
 
@@ -44,6 +45,7 @@ def staged(
         why: what tells what it is.
         form: of its records; `auto` to recognize it.
         options: anything else that decides what is written.
+        has_plain_heads: see Source.
 
     Raises:
         RecordError: there is no record, or what reading them raises.
@@ -54,7 +56,7 @@ def staged(
         _write(path, rows(), name)
     opened = open_json(path, form)
     said = f"{why}; {opened.why}" if opened.why else why
-    return replace(opened, name=name, under="", why=said)
+    return replace(opened, name=name, under="", why=said, has_plain_heads=has_plain_heads)
 
 
 def _write(path: Path, rows: Iterable[Any], name: str) -> None:

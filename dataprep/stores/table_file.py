@@ -17,9 +17,10 @@ from ..folder import machine_trouble
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BATCH_BYTES = 4 << 20
+# Small enough that what was read is still in the processor's cache when it is copied.
+_BATCH_BYTES = 1 << 20
+_READ_BYTES = 64 << 10
 _MOST_ROWS = 1024
-_READ_BYTES = 1 << 20
 _KEPT_BYTES = 32 << 20
 _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"
@@ -45,6 +46,10 @@ class TableFile(Protocol):
 
     def group(self, row: int) -> range:
         """The rows together with which a row is read."""
+        ...
+
+    def mean_bytes(self, leaf: str, row: int) -> int | None:
+        """Mean size of what a column has in the group of a row, where to know more costs much."""
         ...
 
     def release(self, read_bytes: int) -> None:
@@ -120,6 +125,7 @@ class ParquetTable:
         groups = range(self._metadata.num_row_groups)
         counts = [self._metadata.row_group(group).num_rows for group in groups]
         self._starts = [0, *accumulate(counts)]
+        self._means: dict[tuple[str, int], int] = {}
 
     def batches(self, leaves: Sequence[str], start: int) -> Iterator[Batch]:
         """See TableFile."""
@@ -137,6 +143,20 @@ class ParquetTable:
         """See TableFile."""
         place = _place(self._starts, row)
         return range(self._starts[place], self._starts[place + 1])
+
+    def mean_bytes(self, leaf: str, row: int) -> int | None:
+        """See TableFile; the footer says how much there is of each column."""
+        place = _place(self._starts, row)
+        if (leaf, place) not in self._means:
+            group, paths = self._metadata.row_group(place), self._paths([leaf])
+            columns = [group.column(number) for number in range(group.num_columns)]
+            column = next((c for c in columns if c.path_in_schema in paths), None)
+            known = column.statistics if column is not None else None
+            empty = known.null_count if known is not None and known.has_null_count else 0
+            count = 1 if column is None else max(1, column.num_values - empty)
+            size = 0 if column is None else column.total_uncompressed_size
+            self._means[leaf, place] = int(size // count)
+        return self._means[leaf, place]
 
     def release(self, read_bytes: int) -> None:
         """See TableFile."""
@@ -196,6 +216,10 @@ class ArrowTable:
         """See TableFile."""
         place = _place(self._starts, row)
         return range(self._starts[place], self._starts[place + 1])
+
+    def mean_bytes(self, leaf: str, row: int) -> int | None:
+        """See TableFile; here each size can be read without what has it."""
+        return None
 
     def release(self, read_bytes: int) -> None:
         """See TableFile. Pages of a mapped file count as this process's memory until then."""

@@ -58,12 +58,19 @@ class TableImages:
         self._folder: ImageFolder | None = None
 
     def size(self, path: str) -> int:
-        """See stores.store.ImageStore; read from the table as the image itself is."""
+        """See stores.store.ImageStore; of Parquet the mean of the images that lie together."""
         try:
-            content = self._cell(path)
+            match = _REFERENCE.match(path)
+            if match is None:
+                return self._beside().size(path)
+            cursor, row = self._cursor_of(match, path)
+            mean = cursor.mean_bytes(row)
+            content = self._cell(path) if mean is None else None
         except NevaPrepError:
             return 0
-        return content.size if content is not None else self._beside(path).size(_path_of(path))
+        if content is not None:
+            return int(content.size)
+        return mean or self._beside().size(path[match.end() :])
 
     def read_into(self, path: str, room: Room) -> memoryview:
         """See stores.store.ImageStore.
@@ -76,14 +83,14 @@ class TableImages:
         if content is None:
             if not _path_of(path):
                 _reject("missing_image", f"image {path!r} does not exist: its cell is empty")
-            return self._beside(path).read_into(_path_of(path), room)
+            return self._beside().read_into(_path_of(path), room)
         if content.size > MAX_FILE_BYTES:
             _reject("image_too_large", f"image {path!r} has {content.size:,} bytes")
         target = room(content.size)
         target[:] = memoryview(content).cast("B")
         return target
 
-    def _beside(self, path: str) -> ImageFolder:
+    def _beside(self) -> ImageFolder:
         """The folder of the table: some keep their images as paths only."""
         if self._folder is None:
             self._folder = ImageFolder(str(folder_of(self._path)))
@@ -94,14 +101,17 @@ class TableImages:
         match = _REFERENCE.match(path)
         if match is None:
             return None
+        cursor, row = self._cursor_of(match, path)
+        try:
+            return _buffer(cursor.cell(row), int(match["item"]))
+        except ImageError as error:
+            _reject(error.reason, f"image {path[:200]!r} {error}")
+
+    def _cursor_of(self, match: re.Match[str], path: str) -> tuple[_Cursor, int]:
         file, column = unquote(match["file"]), unquote(match["column"])
         if file not in self._files:
             _reject("missing_image", f"image {path[:200]!r} is in no file of {self.root}")
-        try:
-            value = self._cursor(file, column).cell(int(match["row"]))
-            return _buffer(value, int(match["item"]))
-        except ImageError as error:
-            _reject(error.reason, f"image {path[:200]!r} {error}")
+        return self._cursor(file, column), int(match["row"])
 
     def _cursor(self, file: str, column: str) -> _Cursor:
         key = file, column
@@ -132,6 +142,10 @@ class _Cursor:
         self._column: Any = None
         self._bad = range(0)
         self._error = ""
+
+    def mean_bytes(self, row: int) -> int | None:
+        """See TableFile."""
+        return self._table.mean_bytes(self._leaf, row)
 
     def cell(self, row: int) -> Any:
         """The scalar in a row."""
