@@ -14,7 +14,8 @@ import pytest
 import seaweed
 from small_source import NEVA_PREP, fix_images, run, tree, write_source
 
-from neva_prep.errors import ConfigError
+from neva_prep.dataprep.spool import finish_upload
+from neva_prep.errors import ConfigError, ShardError
 from neva_prep.loaders.remote import Place, is_remote, open_place, parse_address
 from neva_prep.loaders.remote_errors import MissingObjectError, RemoteError
 
@@ -350,3 +351,19 @@ def test_a_service_that_never_answers_is_told_with_what_to_do(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(RemoteError, match=r"no answer at 127.0.0.1:9 .* --resume"):
         open_place("s3://tests/x").read()
+
+
+def test_a_dataset_is_not_whole_where_a_shard_was_lost(
+    source: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, place = tmp_path / "out", open_place("memory://lost/dataset")
+    assert run(*command(*source), "--out", folder).returncode == 4
+    shards = sorted(folder.glob("*.tar"))
+    for shard in shards[1:]:
+        place.upload(shard, shard.name)
+    with pytest.raises(ShardError, match=f"1 shards are not there .*{shards[0].name}"):
+        finish_upload(place, folder)
+    assert not [name for name, _ in place.listed() if name.endswith(".info.json")]
+    place.upload(shards[0], shards[0].name)
+    finish_upload(place, folder)
+    assert place.size(".nv-meta/.info.json") and not folder.exists()
