@@ -89,7 +89,7 @@ def make_plan(
         RecordError: the source as a whole is broken or holds no record.
         ShardError: the disk refuses.
     """
-    scanned = scan(source, images, options, keep, rows_path.parent, progress)
+    scanned = scan(source, images, options, keep, rows_path, progress)
     if not scanned.seen:
         raise RecordError(f"{source.path}: the list is empty; there is nothing to convert")
     records = scanned.records

@@ -73,7 +73,7 @@ def scan(
     images: ImageStore,
     options: ConvertOptions,
     keep: np.ndarray | None,
-    folder: Path,
+    rows_path: Path,
     progress: Callable[[int], None],
 ) -> Scanned:
     """Look at every record that is kept, in order.
@@ -83,7 +83,7 @@ def scan(
         images: where its images lie.
         options: what decides sizes and splits, and the number of processes.
         keep: bool[records], or None for all.
-        folder: on the disk that is to hold what is found.
+        rows_path: of the plan; what is found goes to files without a name beside it.
         progress: called now and then with the number of records seen.
 
     Raises:
@@ -107,9 +107,9 @@ def scan(
             yield _Chunk(numbers, offsets, array("I", [length for _, length in part]))
 
     with (
-        told(folder),
-        tempfile.TemporaryFile(dir=folder) as rows,
-        tempfile.TemporaryFile(dir=folder) as hashes,
+        told(rows_path),
+        tempfile.TemporaryFile(dir=rows_path.parent) as rows,
+        tempfile.TemporaryFile(dir=rows_path.parent) as hashes,
     ):
         for found in _looked_at(look, chunks()):
             rows.write(found[0])
