@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import ConfigError, RecordError
 from ..folder import machine_trouble
+from .archive_file import ArchiveFile
+from .parquet_pages import Values, find_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +48,10 @@ class TableFile(Protocol):
 
     def group(self, row: int) -> range:
         """The rows together with which a row is read."""
+        ...
+
+    def place(self, leaf: str, row: int) -> tuple[int, int] | None:
+        """Offset in the file and size of a value, where it can be read from there."""
         ...
 
     def mean_bytes(self, leaf: str, row: int) -> int | None:
@@ -126,6 +132,8 @@ class ParquetTable:
         counts = [self._metadata.row_group(group).num_rows for group in groups]
         self._starts = [0, *accumulate(counts)]
         self._means: dict[tuple[str, int], int] = {}
+        self._pages = ArchiveFile(path)
+        self._found: tuple[tuple[str, int], Values | None] = (("", -1), None)
 
     def batches(self, leaves: Sequence[str], start: int) -> Iterator[Batch]:
         """See TableFile."""
@@ -143,6 +151,22 @@ class ParquetTable:
         """See TableFile."""
         place = _place(self._starts, row)
         return range(self._starts[place], self._starts[place + 1])
+
+    def place(self, leaf: str, row: int) -> tuple[int, int] | None:
+        """See TableFile; found for a row group at a time."""
+        group = _place(self._starts, row)
+        if (leaf, group) != self._found[0]:
+            try:
+                values = find_values(self._pages, self._metadata, group, leaf)
+            except (ValueError, KeyError, TypeError):
+                # Packed, or damaged: what reads it otherwise says so.
+                values = None
+            self._found = (leaf, group), values
+        values = self._found[1]
+        at = row - self._starts[group]
+        if values is None or not 0 <= at < len(values.sizes) or values.sizes[at] < 0:
+            return None
+        return int(values.offsets[at]), int(values.sizes[at])
 
     def mean_bytes(self, leaf: str, row: int) -> int | None:
         """See TableFile; the footer says how much there is of each column."""
@@ -216,6 +240,10 @@ class ArrowTable:
         """See TableFile."""
         place = _place(self._starts, row)
         return range(self._starts[place], self._starts[place + 1])
+
+    def place(self, leaf: str, row: int) -> tuple[int, int] | None:
+        """See TableFile; here the map is read instead."""
+        return None
 
     def mean_bytes(self, leaf: str, row: int) -> int | None:
         """See TableFile; here each size can be read without what has it."""

@@ -11,7 +11,8 @@ from urllib.parse import quote, unquote
 
 from ...errors import ImageError, NevaPrepError
 from ..files import DiskError
-from ..folder import MAX_FILE_BYTES, ImageFolder
+from ..folder import ImageFolder
+from .archive_file import ArchiveFile, check_size
 from .store import Room
 from .table_file import Batch, TableFile, arrow, arrow_errors, damaged, open_table
 from .table_files import folder_of, table_files
@@ -64,6 +65,9 @@ class TableImages:
             if match is None:
                 return self._beside().size(path)
             cursor, row = self._cursor_of(match, path)
+            place = cursor.place(row)
+            if place is not None:
+                return place[1]
             mean = cursor.mean_bytes(row)
             content = self._cell(path) if mean is None else None
         except NevaPrepError:
@@ -79,13 +83,21 @@ class TableImages:
             ImageError: with the reason; the message has the path.
             DiskError: the machine cannot read it.
         """
+        match = _REFERENCE.match(path)
+        if match is not None:
+            cursor, row = self._cursor_of(match, path)
+            place = cursor.place(row)
+            if place is not None:
+                check_size(path, place[1])
+                target = room(place[1])
+                if cursor.file.read_into(place[0], target) == len(target):
+                    return target
         content = self._cell(path)
         if content is None:
             if not _path_of(path):
                 _reject("missing_image", f"image {path!r} does not exist: its cell is empty")
             return self._beside().read_into(_path_of(path), room)
-        if content.size > MAX_FILE_BYTES:
-            _reject("image_too_large", f"image {path!r} has {content.size:,} bytes")
+        check_size(path, content.size)
         target = room(content.size)
         target[:] = memoryview(content).cast("B")
         return target
@@ -135,6 +147,7 @@ class _Cursor:
 
     def __init__(self, path: Path, table: TableFile, column: str) -> None:
         self._path = path
+        self.file = ArchiveFile(path)
         self._table = table
         self._leaf = _bytes_leaf(table.schema, column)
         self._batches: Iterator[Batch] = iter(())
@@ -142,6 +155,10 @@ class _Cursor:
         self._column: Any = None
         self._bad = range(0)
         self._error = ""
+
+    def place(self, row: int) -> tuple[int, int] | None:
+        """See TableFile."""
+        return self._table.place(self._leaf, row)
 
     def mean_bytes(self, row: int) -> int | None:
         """See TableFile."""
