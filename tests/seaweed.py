@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 
 ACCESS_KEY, SECRET_KEY = "test-access-key", "test-secret-key-of-nobody"
 _START_SECONDS = 60.0
+_PARENT_DEATH_SIGNAL = 1
 
 
 def binary() -> str | None:
@@ -92,6 +94,8 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # It does not outlive a test run that is killed.
+                preexec_fn=lambda: ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL),
             )
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
