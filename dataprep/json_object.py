@@ -10,7 +10,11 @@ from pathlib import Path
 import msgspec
 
 from ..errors import RecordError
+from .splice import fields
 
+_MOST_BYTES = 256 << 20
+"""Of an object that is read by the slow way, which takes ten times its memory."""
+_parse = json.JSONDecoder(parse_int=str).raw_decode
 _KEY = re.compile(rb'[ \t\r\n,]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
 
 
@@ -44,8 +48,35 @@ def start_of_field(path: Path, data: mmap.mmap, start: int, field: str) -> int:
     raise RecordError(f"{path}: has no field {field!r}; give the list of records itself")
 
 
+def raw_fields(data: mmap.mmap, start: int) -> dict[str, msgspec.Raw]:
+    """The fields of the object that a file is; of those with one name the last.
+
+    Raises:
+        ValueError: it is no JSON object.
+        RecursionError: it is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(memoryview(data)[start:], type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError as error:
+        # Half a surrogate pair somewhere in it must cost a record, not the file. Most files that
+        # come here are JSON lines: more than one object.
+        if "trailing characters" in str(error) or len(data) - start > _MOST_BYTES:
+            raise
+        return _slow_fields(data[start:])
+
+
+def _slow_fields(raw: bytes) -> dict[str, msgspec.Raw]:
+    text = raw.decode("utf-8", "surrogateescape")
+    value, end = _parse(text)
+    if not isinstance(value, dict) or text[end:].strip(" \t\r\n"):
+        raise ValueError("is no object, or something follows it")
+    return {
+        name: msgspec.Raw(field.value.of(text).encode("utf-8", "surrogateescape"))
+        for name, field in fields(text).items()
+    }
+
+
 def _sizes(data: mmap.mmap, start: int) -> dict[str, int]:
     """Bytes of each field's value."""
     # In a function of its own: an error's traceback would keep the file from being closed.
-    whole = msgspec.json.decode(memoryview(data)[start:], type=dict[str, msgspec.Raw])
-    return {name: len(memoryview(value)) for name, value in whole.items()}
+    return {name: len(memoryview(value)) for name, value in raw_fields(data, start).items()}

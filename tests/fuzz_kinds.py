@@ -27,6 +27,8 @@ class Files:
     content: dict[str, bytes]
     images: str | None = FOLDER
     is_lines: bool = False
+    records: int | None = None
+    """That the source has, where that is known."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -109,7 +111,7 @@ def text_table(random: Random) -> Files:
     writer.writerow(names)
     writer.writerows([[row.get(key, "") for key in row] for row in rows])
     data = text.getvalue().encode("utf-8", "surrogatepass")
-    return Files(name, {name: data, **_folder()})
+    return Files(name, {name: data, **_folder()}, records=len(rows))
 
 
 def parquet(random: Random) -> Files:
@@ -145,13 +147,13 @@ def parquet(random: Random) -> Files:
     file = io.BytesIO()
     if random.random() < 0.8:
         pyarrow.parquet.write_table(table, file, row_group_size=random.choice((1, 2, 100)))
-        return Files("s.parquet", {"s.parquet": file.getvalue(), **_folder()}, None)
+        return Files("s.parquet", {"s.parquet": file.getvalue(), **_folder()}, None, records=3)
     with pyarrow.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
     state = json.dumps({"_data_files": [{"filename": "data.arrow"}], "_split": None})
     info = json.dumps({"features": {"image": {"_type": "Image"}}})
     saved = {"s/data.arrow": file.getvalue(), "s/state.json": state.encode()}
-    return Files("s", {**saved, "s/dataset_info.json": info.encode(), **_folder()}, None)
+    return Files("s", {**saved, "s/dataset_info.json": info.encode(), **_folder()}, None, records=3)
 
 
 def _members(random: Random) -> dict[str, bytes]:
@@ -224,7 +226,8 @@ def coco(random: Random) -> Files:
     rows: list[Any] = [{"info": {}, "images": listed, "annotations": said}]
     mutate_rows(rows, random)
     data = dump(rows[0] if rows else {}, random)
-    return Files("captions_train2017.json", {"captions_train2017.json": data, **_folder()})
+    content = {"captions_train2017.json": data, **_folder()}
+    return Files("captions_train2017.json", content, records=_length(rows, "annotations"))
 
 
 def vqav2(random: Random) -> Files:
@@ -247,13 +250,20 @@ def vqav2(random: Random) -> Files:
     files = {name: dump(row, random) for name, row in both}
     for number, content in enumerate(IMAGES.values()):
         files[f"{FOLDER}/COCO_train2014_{number:012d}.jpg"] = content
-    return Files(_QUESTIONS, files)
+    return Files(_QUESTIONS, files, records=_length(rows, "questions"))
+
+
+def _length(rows: list[Any], name: str) -> int | None:
+    """Records of a list that the first of some objects holds."""
+    listed = rows[0].get(name) if rows and isinstance(rows[0], dict) else None
+    return len(listed) if isinstance(listed, list) else None
 
 
 def own_reader(random: Random) -> Files:
     rows = rows_of(random.choice(("llava", "llava", "messages")), random)
     options = {"reader": "fuzz_kinds:yield_rows", "format": "auto"}
-    return Files("rows.txt", {"rows.txt": lines(rows, random), **_folder()}, options=options)
+    content = {"rows.txt": lines(rows, random), **_folder()}
+    return Files("rows.txt", content, options=options, records=len(rows))
 
 
 def yield_rows(path: Path) -> Iterator[Any]:

@@ -85,3 +85,13 @@ def test_half_a_surrogate_pair_in_a_tar_costs_its_record_alone(tmp_path: Path) -
     assert (report.samples, report.rejected) == (1, 1)
     assert len(read_samples(tmp_path / "out")) == 1
     assert [row["reason"] for row in read_quarantine(tmp_path / "out")] == ["lone_surrogate"]
+
+
+def test_half_a_surrogate_pair_in_an_object_of_records_costs_its_record_alone(
+    tmp_path: Path,
+) -> None:
+    rows = [record(str(n), conversations=turns(f"<image>W{n}?", "That.")) for n in range(3)]
+    source = json.dumps({"info": {}, "data": rows}).replace("W1", "W\\ud800")
+    done = convert_in(tmp_path, source.encode())
+    assert (done.report.samples, done.report.rejected) == (2, 1)
+    assert [(row["index"], row["reason"]) for row in done.rows] == [(1, "lone_surrogate")]

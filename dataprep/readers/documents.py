@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..json_object import raw_fields
 from ..source import Source
 from .record import load_json
 from .record_forms import CHECK, Form, form_of
@@ -47,8 +48,7 @@ def document_of(source: Source) -> Document | None:
 
 def _whole(source: Source) -> dict[str, msgspec.Raw] | None:
     try:
-        text = memoryview(source.data)[source.start :]
-        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        return raw_fields(source.data, source.start)
     except (ValueError, RecursionError):
         return None
 
