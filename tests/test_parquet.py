@@ -136,6 +136,31 @@ def test_columns_of_the_usual_names_are_understood(tmp_path: Path, name: str) ->
         assert said(record) == expected and images == [image(n)] and record["id"] == n
 
 
+ODD: list[Row] = [
+    {"question": "plain?", "answer": "yes", "answers": None},
+    {"question": "what <image1> is [this]?", "answer": "a < b", "answers": None},
+    {"question": "<image>where?", "answer": "there", "answers": None},
+    {"question": "many?", "answer": None, "answers": ["one", "two", "two"]},
+    {"question": None, "answer": "lost", "answers": None},
+    {"question": "empty?", "answer": " ", "answers": None},
+]
+
+
+def test_plain_rows_become_what_their_form_makes_of_them(tmp_path: Path) -> None:
+    rows = [{"id": f"{n}", "image": {"bytes": image(n)}, **row} for n, row in enumerate(ODD)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    found = []
+    for form in ("auto", "vqa"):
+        report = convert(tmp_path / "t.parquet", None, tmp_path / form, ConvertOptions(format=form))
+        lost = [(row["id"], row["reason"]) for row in read_quarantine(tmp_path / form)]
+        kept = [
+            ({k: v for k, v in record.items() if k != "conversations"}, said(record), images)
+            for record, images in stored(tmp_path / form)
+        ]
+        found.append((report.samples, report.rejections, report.repairs, lost, kept))
+    assert found[0] == found[1] and found[0][0] == 4
+
+
 def test_bare_bytes_and_other_types_of_arrow_are_read(tmp_path: Path) -> None:
     shape = pa.schema(
         {

@@ -14,6 +14,8 @@ from ..stores.table_file import TableFile, arrow_errors, damaged, open_table
 from ..stores.table_files import folder_of, table_files
 from ..stores.table_images import PREFIX, reference
 from .columns import NAMES, Columns, choose_columns, put_images
+from .open_json import AUTO
+from .plain_rows import PlainRows, plain_rows, with_conversation
 from .staging import staged
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Layout(NamedTuple):
     left_out: tuple[str, ...]
     """Columns that hold bytes of another kind, which no record can have."""
     columns: Columns
+    plain: PlainRows | None = None
+    """How rows become conversations, where their columns say so."""
 
 
 def open_arrow_table(
@@ -61,18 +65,28 @@ def open_arrow_table(
     said = [f"{what} of {len(files)} file{'s' * (len(files) > 1)}", layout.columns.said]
     if layout.left_out:
         said.append(f"left out, as bytes without a name: {', '.join(layout.left_out)[:200]}")
+    layout = layout._replace(plain=_plain(layout, form))
     source = staged(
         work,
         files,
         lambda: _rows(files, layout),
         name=path.name,
         why="; ".join(said),
-        form=form,
-        options=sorted(columns.items()),
+        form=layout.plain.form if layout.plain else form,
+        options=(sorted(columns.items()), form),
         has_plain_heads=bool(layout.images),
     )
     real = os.path.realpath(path)
     return source, f"{PREFIX}{real}" if layout.images else str(folder_of(path))
+
+
+def _plain(layout: Layout, form: str) -> PlainRows | None:
+    """How rows become conversations, unless their form is given or they hold more than that."""
+    if form != AUTO or not layout.images or layout.media:
+        return None
+    fields = layout.columns.fields
+    names = [name for name in layout.leaves if name not in layout.images]
+    return plain_rows([*(fields.get(name, name) for name in names), _IMAGE])
 
 
 def layout_of(schema: pa.Schema, given: Mapping[str, str]) -> Layout:
@@ -201,7 +215,7 @@ def _records(
         ]
         if layout.images:
             put_images(record, images)
-        yield record
+        yield with_conversation(record, layout.plain, images) if layout.plain else record
 
 
 def _items(value: Any) -> Iterator[tuple[int, str | None]]:

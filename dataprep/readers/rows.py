@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ...errors import RecordError
+from .llava import read_llava
 from .record import Read
 from .record_forms import form_of
 from .refuse import refuse_unread
@@ -18,9 +19,19 @@ _UNREAD = ("tools", "options", "choices")
 _ROW_IMAGES = (*IMAGES, "img_id", "image_id")
 
 
+_STAGED = b'{"conversations":['
+"""Begin of a row that was staged with its conversation; see plain_rows.py."""
+
+
 def reader_of_rows(find: FindTalk) -> Callable[[bytes], Read]:
     """What reads rows; see form.ReadRecord."""
-    return lambda raw: read_talk(raw, find)
+
+    def read(raw: bytes) -> Read:
+        if raw.startswith(_STAGED):
+            return Read(raw, read_llava(raw))
+        return read_talk(raw, find)
+
+    return read
 
 
 def alpaca(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
