@@ -46,6 +46,8 @@ def table_files(path: Path) -> dict[str, Path]:
     elif path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in _SUFFIXES and p.is_file())
         found = {os.fspath(file.relative_to(path)): file for file in files}
+        # What a program keeps for itself, such as a cache of downloads.
+        found = {name: file for name, file in found.items() if "/." not in f"/{name}"}
         _refuse_splits(path, list(found))
     elif is_pattern(path):
         folder = folder_of(path)
