@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from fuzz_kinds import KINDS, Files
-from fuzz_mutate import mutate_bytes, mutate_files
+from fuzz_mutate import mutate_bytes, mutate_files, overwrite_bytes
 from handmade import picture
 
 from neva_prep.dataprep.convert import convert
@@ -80,7 +80,11 @@ def make_case(seed: int, folder: Path, kind: str | None = None) -> Case:
     if random.random() < 0.4:
         name = files.source if random.random() < 0.6 else random.choice(list(content))
         name = name if name in content else random.choice(list(content))
-        content[name] = mutate_bytes(content[name], random, list(content.values()))
+        if name.endswith((".tar", ".zip", ".parquet", ".arrow")) and random.random() < 0.6:
+            # Anything moved, an archive is damaged as a whole, and no more is learned.
+            content[name] = overwrite_bytes(content[name], random)
+        else:
+            content[name] = mutate_bytes(content[name], random, list(content.values()))
     if kind == "meta file":
         # What it names is opened, wherever it lies: nothing is to go out.
         content["meta.json"] = content["meta.json"].replace(b":/", b"_")

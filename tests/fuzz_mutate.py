@@ -119,6 +119,16 @@ _CHANGES: tuple[Callable[[Any, Any, Random], None], ...] = (
 )
 
 
+def overwrite_bytes(data: bytes, random: Random) -> bytes:
+    """Change a few bytes of a file, and leave all others in their places."""
+    changed = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 3, 8)) if data else 0):
+        at = random.randrange(len(changed))
+        new = random.choice((random.randbytes(random.choice((1, 2, 4, 8))), random.choice(PIECES)[:16]))
+        changed[at : at + len(new)] = new[: len(changed) - at]
+    return bytes(changed)
+
+
 def mutate_bytes(data: bytes, random: Random, others: list[bytes]) -> bytes:
     """Change a few places of a file."""
     changed = bytearray(data)

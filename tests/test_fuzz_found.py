@@ -95,3 +95,11 @@ def test_half_a_surrogate_pair_in_an_object_of_records_costs_its_record_alone(
     done = convert_in(tmp_path, source.encode())
     assert (done.report.samples, done.report.rejected) == (2, 1)
     assert [(row["index"], row["reason"]) for row in done.rows] == [(1, "lone_surrogate")]
+
+
+def test_a_saved_dataset_that_names_what_is_not_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    state = {"_data_files": [{"filename": "gone.arrow"}]}
+    (tmp_path / "saved/state.json").write_text(json.dumps(state))
+    with pytest.raises(RecordError, match=r"'gone.arrow', which datasets noted, is not there"):
+        convert(tmp_path / "saved", None, tmp_path / "out")

@@ -76,7 +76,14 @@ def _saved_files(path: Path) -> dict[str, Path] | None:
             f"{path}: is a selection from a larger table; write it out first: "
             "dataset.flatten_indices().save_to_disk(...)"
         )
-    return {name: path / name for name in _names(state.get("_data_files"), path)}
+    names = _names(state.get("_data_files"), path)
+    for name in names:
+        # Not Path.is_file: a name can be too long for a file.
+        if not os.path.isfile(path / name):
+            raise RecordError(
+                f"{path}: {name[:200]!r}, which datasets noted, is not there; save the dataset again"
+            )
+    return {name: path / name for name in names}
 
 
 def _names(listed: object, path: Path) -> list[str]:
