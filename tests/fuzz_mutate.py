@@ -124,7 +124,9 @@ def overwrite_bytes(data: bytes, random: Random) -> bytes:
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 3, 8)) if data else 0):
         at = random.randrange(len(changed))
-        new = random.choice((random.randbytes(random.choice((1, 2, 4, 8))), random.choice(PIECES)[:16]))
+        new = random.choice(
+            (random.randbytes(random.choice((1, 2, 4, 8))), random.choice(PIECES)[:16])
+        )
         changed[at : at + len(new)] = new[: len(changed) - at]
     return bytes(changed)
 

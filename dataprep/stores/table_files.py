@@ -81,7 +81,7 @@ def _saved_files(path: Path) -> dict[str, Path] | None:
         # Not Path.is_file: a name can be too long for a file.
         if not os.path.isfile(path / name):
             raise RecordError(
-                f"{path}: {name[:200]!r}, which datasets noted, is not there; save the dataset again"
+                f"{path}: {name[:200]!r}, which datasets noted, is not there; save it all again"
             )
     return {name: path / name for name in names}
 
