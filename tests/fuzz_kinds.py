@@ -111,7 +111,8 @@ def text_table(random: Random) -> Files:
     writer.writerow(names)
     writer.writerows([[row.get(key, "") for key in row] for row in rows])
     data = text.getvalue().encode("utf-8", "surrogatepass")
-    return Files(name, {name: data, **_folder()}, records=len(rows))
+    # An empty row is an empty line, which is none.
+    return Files(name, {name: data, **_folder()}, records=sum(map(bool, rows)))
 
 
 def parquet(random: Random) -> Files:
