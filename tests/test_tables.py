@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from small_source import tree
 from table_help import image, said, stored
 
 from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.look.open import open_looked
 from neva_prep.dataprep.options import ConvertOptions, parse_columns
 from neva_prep.dataprep.readers.columns import choose_columns
+from neva_prep.dataprep.stats.run import stats
 from neva_prep.errors import ConfigError, RecordError
 
 DATA = shared("data")
@@ -238,3 +241,17 @@ def test_questions_of_vqav2_are_joined_with_their_answers(tmp_path: Path) -> Non
         convert(asked, None, tmp_path / "out2")
     options = ConvertOptions(annotations=str(moved))
     assert convert(asked, None, tmp_path / "out2", options).samples == 5
+
+
+def test_inspect_and_stats_look_into_tables_and_archives(tmp_path: Path) -> None:
+    names = write_images(tmp_path / "i", 3)
+    rows = [["image", "caption"], *([name, f"a {name}"] for name in names)]
+    path = write_table(tmp_path / "c.csv", rows)
+    with zipfile.ZipFile(tmp_path / "i.zip", "w") as archive:
+        for name in names:
+            archive.write(tmp_path / "i" / name, name)
+    looked = open_looked(path, images=tmp_path / "i.zip")
+    assert len(looked) == 3 and not list(looked.quarantined())
+    assert looked.sample(1).images[0].data == image(3)
+    found = stats(path, images=tmp_path / "i.zip")
+    assert (found.counted, found.one_image, found.left_out) == (3, 3, {})

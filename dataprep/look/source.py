@@ -12,12 +12,10 @@ from typing import Any
 
 from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
 from ...loaders.format import sample_key
-from ..folder import ImageFolder
-from ..readers.open_json import open_json
+from ..readers.open import look_into
 from ..readers.record import Record, load_json
 from ..readers.record_forms import CONVERSATIONS
 from ..source import Source
-from ..stores.embedded import WithEmbedded
 from .record import check_record, id_of, view_record, way_out
 from .sample import turns_of, view_image
 from .view import Place, RecordView, SampleView
@@ -92,9 +90,9 @@ class LookedSource:
         """Map the file; see `open_looked`."""
         self.path = path
         self.images = images
-        self._folder = None if images is None else WithEmbedded(ImageFolder(str(images)))
-        self._records = Records(open_json(path))
-        self._read = self._records.source.reader()
+        source, self._folder = look_into(path, None if images is None else str(images))
+        self._records = Records(source)
+        self._read = source.reader()
 
     @property
     def splits(self) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +11,8 @@ from ...loaders.remote import is_remote
 from ..fetch import fetch_source
 from ..options import ConvertOptions
 from ..source import Source
+from ..stores.open import HELD, open_images, place_of_images
+from ..stores.store import ImageStore
 from ..stores.table_files import is_pattern
 from .open_json import AUTO, open_json
 from .recognize import recognize
@@ -78,6 +82,26 @@ def open_any(path: Path, work: Path, options: ConvertOptions | None = None) -> O
         answers = options.annotations
         return Opened(*open_vqa(path, work, Path(answers) if answers else None))
     return Opened(open_json(path, form), str(path.parent))
+
+
+def look_into(path: Path, images: str | None) -> tuple[Source, ImageStore | None]:
+    """Open a source of any format to look at it; nothing of it stays on the disk.
+
+    Args:
+        path: what the user gave.
+        images: where its images lie; None to look at its texts alone, unless it holds them.
+
+    Raises:
+        ConfigError: there is no such place, or a package is missing.
+        RecordError: it is broken as a whole, or of no known format.
+    """
+    # What is mapped stays so when the folder goes.
+    with tempfile.TemporaryDirectory(prefix="neva-prep-") as folder:
+        source, lying = open_any(path, Path(folder))
+        is_wanted = images is not None or lying.startswith(HELD)
+        place = place_of_images(lying, images)
+        store = open_images(place, Path(folder)) if is_wanted else None
+    return replace(source, path=path), store
 
 
 def _kind(path: Path) -> str:

@@ -17,11 +17,9 @@ from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import QUARANTINE_FILE
 from ...loaders.remote import refuse_remote
 from ...loaders.trust import TrustedDataset
-from ..folder import ImageFolder
 from ..quarantine import read_quarantine
-from ..readers.open_json import open_json
+from ..readers.open import look_into
 from ..source import Source
-from ..stores.embedded import WithEmbedded
 from ..stores.store import ImageStore
 from .count import PartCounts, count_items
 from .pool import processes
@@ -119,8 +117,7 @@ def _open(
     if not path.is_dir():
         if split is not None:
             raise ConfigError(f"--split {split}: {path} is a source, which has no splits yet")
-        source = open_json(path)
-        folder = None if images is None else WithEmbedded(ImageFolder(os.fspath(images)))
+        source, folder = look_into(path, None if images is None else os.fspath(images))
         origin = Origin(
             path=path,
             kind="source",

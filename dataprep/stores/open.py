@@ -12,7 +12,8 @@ from . import table_images, tar_images, zip_images
 from .embedded import WithEmbedded
 from .store import ImageStore
 
-_HELD = (table_images.PREFIX, tar_images.PREFIX)
+HELD = (table_images.PREFIX, tar_images.PREFIX)
+"""Begins of places of images that are the source itself."""
 
 
 def place_of_images(lying: str, given: str | os.PathLike[str] | None) -> str:
@@ -27,7 +28,7 @@ def place_of_images(lying: str, given: str | os.PathLike[str] | None) -> str:
     """
     if given is None:
         return lying
-    if lying.startswith(_HELD):
+    if lying.startswith(HELD):
         raise ConfigError(f"--images {given}: the source holds its images itself; leave it out")
     return os.fspath(given)
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
@@ -19,7 +20,7 @@ from ..look.record import check_record
 from ..look.sample import turns_of
 from ..look.source import Records
 from ..look.view import Turn
-from ..readers.open_json import open_json
+from ..readers.open import look_into
 from ..readers.record import load_json
 from ..stores.embedded import EmbeddedImage
 
@@ -106,10 +107,11 @@ def _row_of_json(index: int, split: str, data: bytes) -> Row:
 
 
 def _rows_of_source(looked: Looked) -> Iterator[Row]:
-    """Checked as far as text and the presence of images tell; no image is read."""
-    records = Records(open_json(looked.path))
+    """Checked as far as text and the presence of images in a folder tell; no image is read."""
+    records = Records(look_into(looked.path, None)[0])
     read = records.source.reader()
-    folder = None if looked.images is None else ImageFolder(str(looked.images))
+    is_folder = looked.images is not None and Path(looked.images).is_dir()
+    folder = ImageFolder(str(looked.images)) if is_folder else None
     for index in range(len(records)):
         raw = records[index]
         try:
