@@ -29,6 +29,7 @@ from .engines.job import Job
 from .files import TEMPORARY_SUFFIX, write_file
 from .index import indices_in, read_index
 from .journal import RETRY_MARKER, Journal, is_begun
+from .layouts import NEVA
 from .options import ConvertOptions
 from .plan import Chosen, Plan, make_plan
 from .quarantine import Rejected, read_quarantine, record_bytes
@@ -88,6 +89,12 @@ def retry(
         raise ConfigError(
             f"{out}: was made with --no-sample-index, and --retry needs the index; correct the "
             "source and convert it again"
+        )
+    layout = manifest.options.get("layout", NEVA)
+    if (changes or {}).get("layout", layout) != layout:
+        raise ConfigError(
+            f"{out}: is of --layout {layout}, and a dataset has one layout; leave it out, or "
+            "convert the source again"
         )
     options = ConvertOptions(**{**manifest.options, "limit": None, **(changes or {})})
     with _journal(out, options) as journal:

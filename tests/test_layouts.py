@@ -278,6 +278,13 @@ def test_a_corrected_record_is_retried_in_its_layout(tmp_path: Path) -> None:
     assert verify(done.out).is_whole
 
 
+def test_a_retry_cannot_change_the_layout(tmp_path: Path) -> None:
+    done = convert_in(tmp_path, [ONE, PAGE], IMAGES)
+    with pytest.raises(ConfigError, match="is of --layout neva, and a dataset has one layout"):
+        retry(done.out / "quarantine.jsonl", changes={"layout": "interleaved"})
+    assert verify(done.out).is_whole
+
+
 def test_another_layout_is_another_dataset(tmp_path: Path) -> None:
     convert_in(tmp_path, RECORDS, IMAGES, layout="vqa")
     with pytest.raises(ConfigError, match="another layout"):
