@@ -4,7 +4,7 @@
 
 A case is a source made of its seed: records of a form changed at random, put into one of the files
 that they come in, bytes and images changed, converted with random options. It is at fault if
-anything but a NevaPrepError ends it, if it takes more than 20 seconds, if records are not samples,
+anything but a NevaPrepError ends it, if it takes more than a minute, if records are not samples,
 quarantined or filtered, if a message has no place or no way out, or if a file outside the images is
 read. tests/fuzz_case.py has the rules, and shows a case again: python tests/fuzz_case.py SEED.
 

@@ -34,7 +34,7 @@ from neva_prep.errors import NevaPrepError
 MARK = b"NOBODY MAY READ THIS"
 """In a file beside the folder of images, to which paths and links lead."""
 SECRET = picture(24, 16, comment=MARK)
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 _LAYOUTS = ("neva", "neva", "neva", "vqa", "captioning", "interleaved", "similarity")
 
 
