@@ -36,7 +36,7 @@ format: $(VENV)/.ready
 
 # Each prints a table and writes benchmarks/results/<name>.json.
 bench: $(VENV)/.ready
-	for name in convert bench_tokenize images packing loader stats viewer scale; do \
+	for name in convert bench_tokenize images packing loader stats viewer scale parquet; do \
 	    $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:

@@ -86,6 +86,9 @@ class Server:
                     f"-s3.port={self.port}",
                     f"-s3.port.grpc={next(ports)}",
                     f"-s3.config={config}",
+                    # Two servers on one machine would want the same ports for these.
+                    "-s3.port.lance=0",
+                    "-s3.port.iceberg=0",
                     "-master.telemetry=false",
                     "-master.volumeSizeLimitMB=64",
                     "-volume.max=40",

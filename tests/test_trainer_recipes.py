@@ -144,7 +144,7 @@ def test_texts_are_read_as_their_fields_are_typed(tiny: Editable) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["trainer.max_steps=many", "trainer.compute.precision=fp8", "optim.lr=fast"]
+    "text", ["trainer.max_steps=many", "trainer.compute.precision=fp4", "optim.lr=fast"]
 )
 def test_a_text_of_another_type_is_refused(tiny: Editable, text: str) -> None:
     name, _, value = text.partition("=")
