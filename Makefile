@@ -16,8 +16,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: $(VENV)/.ready
 	$(BIN)/neva-prep demo demo-data --overwrite
 
+# One thread for torch: with a process on each core, its threads would only wait for one another.
+# Ray's nodes take themselves for dead where they get too little time: they run alone.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not long" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not long and not alone" tests
+	$(BIN)/python -m pytest -m alone tests
 
 # Those that take minutes.
 test-long: $(VENV)/.ready

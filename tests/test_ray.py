@@ -21,6 +21,7 @@ from neva_prep.dataprep.watch import Watch
 from neva_prep.errors import ConfigError, RecordError
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.alone
 
 RECORDS = 210
 BAD = (4, 40, 130)
