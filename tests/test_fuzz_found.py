@@ -103,3 +103,17 @@ def test_a_saved_dataset_that_names_what_is_not_there_is_told(tmp_path: Path) ->
     (tmp_path / "saved/state.json").write_text(json.dumps(state))
     with pytest.raises(RecordError, match=r"'gone.arrow', which datasets noted, is not there"):
         convert(tmp_path / "saved", None, tmp_path / "out")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_column_whose_name_is_no_text_is_told(tmp_path: Path, nested: bool) -> None:
+    pa = pytest.importorskip("pyarrow")
+    kind = pa.struct([("zname", pa.string())]) if nested else pa.string()
+    schema = pa.schema([("text", pa.string()), ("outer" if nested else "zname", kind)])
+    table = schema.empty_table()
+    path = tmp_path / "s.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"zname", b"\xceame\xce"))
+    with pytest.raises(RecordError, match=r"s\.arrow: the table is damaged: .*utf-8"):
+        convert(path, None, tmp_path / "out")

@@ -74,9 +74,22 @@ def open_table(path: Path) -> TableFile:
     try:
         with path.open("rb") as file:
             begin = file.read(8)
-        return ParquetTable(path) if begin.startswith(_PARQUET) else ArrowTable(path, begin)
+        table = ParquetTable(path) if begin.startswith(_PARQUET) else ArrowTable(path, begin)
+        # pyarrow decodes names only where they are asked for: here they may fail.
+        _read_names(table.schema)
+        return table
     except arrow_errors() as error:
         raise damaged(path, error) from error
+
+
+def _read_names(fields: Any) -> None:
+    for field in fields:
+        _ = field.name
+        kind = field.type
+        if hasattr(kind, "value_field"):
+            _read_names([kind.value_field])
+        elif hasattr(kind, "fields"):
+            _read_names(kind.fields)
 
 
 def damaged(path: Path, error: Exception, place: str = "") -> Exception:
