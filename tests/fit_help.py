@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from ports import free_port
 
 from neva_prep.trainer import fit
 from neva_prep.trainer.editable import Editable
@@ -74,9 +74,7 @@ def start_ranks_elsewhere(jobs: list[Job], ranks: int = 1) -> list[subprocess.Po
     """
     # A port for each: ranks that are still leaving one job would meet those of the next.
     for given in jobs:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            given["port"] = free.getsockname()[1]
+        given["port"] = free_port()
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",

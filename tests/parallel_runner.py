@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 import sys
 import time
 import traceback
@@ -37,6 +36,7 @@ from parallel_cases import (
     train,
 )
 from parallel_checks import CHECKS, write_expected_evaluation
+from ports import free_port
 from torch import Tensor
 
 from neva_prep.trainer.build import Training, build_training, whole_weights
@@ -94,12 +94,6 @@ def on_rank(rank: int, count: int, ports: list[int], work: Callable[..., None], 
         PORTS=" ".join(map(str, ports)),
     )
     work(*args)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_expected(folder: Path, variants: list[str]) -> None:
