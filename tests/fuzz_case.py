@@ -233,7 +233,8 @@ def _judge_error(case: Case, error: NevaPrepError) -> None:
     """A message names the place, and a way out behind a semicolon."""
     message = str(error)
     stem = case.files.source.partition(".")[0]
-    places = (str(case.folder), stem, "--", *(name for name in case.files.content))
+    # A meta file names sources wherever they lie.
+    places = (str(case.folder), stem, "--", "source 1 of", "source 2 of", *case.files.content)
     if ";" not in message or not any(place in message for place in places):
         raise Fault(f"{type(error).__name__} without a place or a way out: {message}")
 
@@ -259,7 +260,8 @@ def main() -> None:
     seed, kind = int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     case = make_case(seed, Path(f"fuzz-{seed}").absolute(), kind)
     print(case.kind, case.options, sorted(case.files.content), sep="\n")
-    print((case.folder / case.files.source).read_bytes()[:3000])
+    if (source := case.folder / case.files.source).is_file():
+        print(source.read_bytes()[:3000])
     tally = Tally()
     run_case(case, tally)
     print(tally)
