@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,23 +177,12 @@ def _add_dataset(evaluation: Evaluation, dataset: Path) -> None:
         path = dataset / shard.name
         try:
             with path.open("rb") as file:
-                for members in _samples(TarReader(file)):
+                for members in TarReader(file).samples():
                     _add_sample(evaluation, dataset, members)
         except (OSError, BrokenTarError) as error:
             raise ShardError(
                 f"{path}: cannot be read: {error}; see neva-prep verify {dataset}"
             ) from error
-
-
-def _samples(tar: TarReader) -> Iterator[list[Member]]:
-    sample: list[Member] = []
-    for member in tar.members():
-        if sample and member.key != sample[0].key:
-            yield sample
-            sample = []
-        sample.append(member)
-    if sample:
-        yield sample
 
 
 def _add_sample(evaluation: Evaluation, dataset: Path, members: list[Member]) -> None:

@@ -6,6 +6,8 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import BinaryIO
 
 import xxhash
@@ -86,6 +88,15 @@ class TarReader:
             data = self._read(info.size)
             self._read(padding(info.size))
             yield Member(key=key, name=name, start=start, offset=offset, data=data)
+
+    def samples(self) -> Iterator[list[Member]]:
+        """The members of each sample: those that follow each other with one key.
+
+        Raises:
+            BrokenTarError: as of `members`.
+        """
+        for _, members in groupby(self.members(), key=attrgetter("key")):
+            yield list(members)
 
     def finish(self) -> tuple[str, bool]:
         """Read the rest.

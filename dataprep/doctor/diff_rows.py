@@ -24,7 +24,7 @@ from ..readers.open_json import open_json
 from ..readers.record import Turn, load_json
 from ..stores.embedded import WithEmbedded
 from ..stores.store import read_image
-from ..tar_reader import BrokenTarError, Member, TarReader
+from ..tar_reader import BrokenTarError, TarReader
 
 CONVERSATIONS = ("conversations", "messages", "conversation")
 
@@ -168,7 +168,7 @@ class DatasetSide:
             try:
                 with (self.path / name).open("rb") as file:
                     reader = TarReader(file)
-                    for sample in _samples(reader):
+                    for sample in reader.samples():
                         members = {member.name: member.data for member in sample}
                         yield self._row(index, sample[0].key, name, members), done + reader.offset
                         index += 1
@@ -251,17 +251,6 @@ def _take_paths(value: dict[str, Any]) -> list[str]:
             if paths:
                 return paths
     return []
-
-
-def _samples(reader: TarReader) -> Iterator[list[Member]]:
-    sample: list[Member] = []
-    for member in reader.members():
-        if sample and member.key != sample[0].key:
-            yield sample
-            sample = []
-        sample.append(member)
-    if sample:
-        yield sample
 
 
 def _parse(raw: bytes) -> Any:
