@@ -59,13 +59,16 @@ class Source:
     """Field of the one object that the file is, whose list holds the records; usually none."""
     why: str = ""
     """What tells its form, where that was recognized."""
+    container: str = ""
+    """`parquet`, `csv`, `webdataset`, ... of which the file was made; none of JSON."""
     has_plain_heads: bool = False
     """Whether ids and images stand in LLaVA's fields, in whatever form the texts are."""
 
     @property
     def format(self) -> str:
-        """For reports: `llava-json`, `sharegpt-jsonl`, ..."""
-        return f"{self.form}-{'json' if self.is_array or self.under else 'jsonl'}"
+        """For reports: `llava-json`, `sharegpt-jsonl`, `vqa-parquet`, ..."""
+        lines = "json" if self.is_array or self.under else "jsonl"
+        return f"{self.form}-{self.container or lines}"
 
     def reader(self) -> ReadRecord:
         """What reads one of its records."""

@@ -66,7 +66,7 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """File name of the source, without its folder."""
     format: str
-    """`llava-json`, `llava-jsonl`, `sharegpt-jsonl`, `parquet`, ..."""
+    """`llava-json`, `llava-jsonl`, `sharegpt-jsonl`, `vqa-parquet`, ..."""
     bytes: int
     xxh3_128: str
     images: str

@@ -47,6 +47,7 @@ def test_table_of_questions_round_trips(tmp_path: Path, delimiter: str) -> None:
     report = convert(path, tmp_path / "i", tmp_path / "out", ConvertOptions(workers=2))
     assert report.samples == 12 and not report.repairs
     assert f"parted by {delimiter!r}" in report.format_why
+    assert report.format == f"vqa-{'tsv' if delimiter == chr(9) else 'csv'}"
     for n, (record, images) in enumerate(stored(tmp_path / "out")):
         assert said(record) == [("human", f"<image>\n{asked[n]}"), ("gpt", str(n))]
         assert record["id"] == f"x{n}" and images == [image(3 * n)]

@@ -60,28 +60,10 @@ def open_any(path: Path, work: Path, options: ConvertOptions | None = None) -> O
     given = options.format in CONTAINERS
     kind = options.format if given else _kind(path)
     form = AUTO if given else options.format
-    if kind in ("parquet", "arrow"):
-        from .arrow_table import open_arrow_table
-
-        return Opened(*open_arrow_table(path, work, form, options.columns))
-    if kind in ("csv", "tsv"):
-        from .text_table import open_text_table
-
-        return Opened(*open_text_table(path, work, form, options.columns))
-    if kind in ("tar", "webdataset"):
-        from .webdataset import open_webdataset
-
-        return Opened(*open_webdataset(path, work, form))
-    if kind == "coco-captions":
-        from .coco import open_coco
-
-        return Opened(*open_coco(path, work))
-    if kind == "vqav2-questions":
-        from .vqa import open_vqa
-
-        answers = options.annotations
-        return Opened(*open_vqa(path, work, Path(answers) if answers else None))
-    return Opened(open_json(path, form), str(path.parent))
+    if kind not in CONTAINERS:
+        return Opened(open_json(path, form), str(path.parent))
+    source, images = _open_container(kind, path, work, form, options)
+    return Opened(replace(source, container=kind), images)
 
 
 def look_into(path: Path, images: str | None) -> tuple[Source, ImageStore | None]:
@@ -102,6 +84,31 @@ def look_into(path: Path, images: str | None) -> tuple[Source, ImageStore | None
         place = place_of_images(lying, images)
         store = open_images(place, Path(folder)) if is_wanted else None
     return replace(source, path=path), store
+
+
+def _open_container(
+    kind: str, path: Path, work: Path, form: str, options: ConvertOptions
+) -> tuple[Source, str]:
+    if kind in ("parquet", "arrow"):
+        from .arrow_table import open_arrow_table
+
+        return open_arrow_table(path, work, form, options.columns)
+    if kind in ("csv", "tsv"):
+        from .text_table import open_text_table
+
+        return open_text_table(path, work, form, options.columns)
+    if kind in ("tar", "webdataset"):
+        from .webdataset import open_webdataset
+
+        return open_webdataset(path, work, form)
+    if kind == "coco-captions":
+        from .coco import open_coco
+
+        return open_coco(path, work)
+    from .vqa import open_vqa
+
+    answers = options.annotations
+    return open_vqa(path, work, Path(answers) if answers else None)
 
 
 def _kind(path: Path) -> str:
