@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .compat import prepare_megatron
+from .cudnn_attention import cudnn_attention, fits
 from .zigzag import gathered_order, rank_pieces
 
 prepare_megatron()
@@ -92,6 +93,14 @@ class SampleAttention(MegatronModule):  # type: ignore[misc]
         return out.flatten(2)
 
     def _packed_on_gpu(self, query: Tensor, key: Tensor, value: Tensor, packed: Any) -> Tensor:
+        if self.window is not None or not fits(query):
+            return self._packed_by_torch(query, key, value, packed)
+        bounds, longest = packed.cu_seqlens_q_padded, packed.max_seqlen_q
+        return cudnn_attention(
+            query, key, value, bounds, longest, scale=self.scale, causal=self.causal
+        )
+
+    def _packed_by_torch(self, query: Tensor, key: Tensor, value: Tensor, packed: Any) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         bounds, longest = packed.cu_seqlens_q_padded, packed.max_seqlen_q

@@ -79,6 +79,9 @@ def _world_size() -> int:
 def _join() -> None:
     cuda = torch.cuda.is_available()
     if cuda:
+        if "OMP_NUM_THREADS" not in os.environ:
+            # As torchrun has it: its loaders' processes work on these cores.
+            torch.set_num_threads(1)
         local = int(os.environ.get("LOCAL_RANK", 0))
         if local >= torch.cuda.device_count():
             raise ConfigError(

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..parallel_config import ComputeConfig, ParallelConfig
-from .elementwise import add_norm, compiled, rms_norm, split_and_turn, swiglu
+from .adapted import Caller, Product, read_swiglu, read_turn
+from .elementwise import add_norm, compiled, rms_norm
 from .loss import token_losses
 from .product import Frozen, product
 
@@ -94,7 +95,7 @@ def _layer(
     layer: Any,
     next_norm: Tensor,
     rows: _Rows,
-    call: Callable[[Callable[..., Any]], Callable[..., Any]],
+    call: Caller,
     weights: Weights,
     x: Tensor,
     normed: Tensor,
@@ -102,17 +103,17 @@ def _layer(
     """One layer: the residual stream, and the same normalized for what follows."""
     attention, mlp, eps = layer.self_attention, layer.mlp, layer.config.layernorm_epsilon
 
-    def apply(linear: Any, value: Tensor) -> Tensor:
+    def apply(linear: Any, value: Tensor) -> Product:
         return product(linear, value, weights(linear))
 
     qkv = apply(attention.linear_qkv, normed)
     groups, size = layer.config.num_query_groups, layer.config.kv_channels
-    query, key, value = call(split_and_turn)(qkv, rows.cos, rows.sin, groups, size)
+    query, key, value = read_turn(qkv, rows.cos, rows.sin, groups, size, call)
     attended = rows.attend(attention.core_attention, query, key, value)
-    branch = apply(attention.linear_proj, attended)
+    branch = apply(attention.linear_proj, attended).whole()
     x, normed = call(add_norm)(branch, x, layer.pre_mlp_layernorm.weight, eps)
-    branch = apply(mlp.linear_fc2, call(swiglu)(apply(mlp.linear_fc1, normed)))
-    x, normed = call(add_norm)(branch, x, next_norm, eps)
+    gated = read_swiglu(apply(mlp.linear_fc1, normed), call)
+    x, normed = call(add_norm)(apply(mlp.linear_fc2, gated).whole(), x, next_norm, eps)
     return x, normed
 
 

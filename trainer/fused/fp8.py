@@ -83,7 +83,7 @@ def _product(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
 def _rounded_fast(x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.is_cuda:
         return rounded(x)
-    from .round_rows import round_rows
+    from .kernels import round_rows
 
     return round_rows(x)
 

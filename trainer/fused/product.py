@@ -1,7 +1,7 @@
 """A matrix product with a frozen weight and an adapter, in as few passes over memory as it takes.
 
-y  = x Wᵀ + scale · (x Aᵀ) Bᵀ          the second added in place
-dx = dy W + scale · (dy B) A            likewise; W itself gets no gradient
+y  = x Wᵀ        hidden = scale · x Aᵀ      what reads them adds hidden · Bᵀ (adapted.py)
+dx = dy W + scale · d_hidden · A            the second added in place; W itself gets no gradient
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .adapted import Product, add_low_rank
 
 
 class Frozen(Protocol):
@@ -55,51 +57,47 @@ class _FrozenProduct(torch.autograd.Function):
 
 
 class _AdaptedProduct(torch.autograd.Function):
-    """The same with an adapter, which is what is trained."""
+    """The same, and the hidden activations of an adapter, which is what is trained."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Frozen, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Frozen, a: Tensor, scale: float) -> Any:
         ctx.weight, ctx.scale = weight, scale
+        ctx.save_for_backward(x, a)
         hidden = F.linear(x, a)
-        ctx.save_for_backward(x, hidden, a, b)
-        return weight.forward(x).addmm_(hidden, b.t(), alpha=scale)
+        return weight.forward(x), hidden if scale == 1.0 else hidden.mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, hidden, a, b = ctx.saved_tensors
-        dy = dy.contiguous()
-        narrow, db = dy @ b, dy.t() @ hidden
-        if ctx.scale != 1.0:
-            narrow, db = narrow.mul_(ctx.scale), db.mul_(ctx.scale)
-        da = narrow.t() @ x
+    def backward(ctx: Any, dy: Tensor, d_hidden: Tensor) -> Any:
+        x, a = ctx.saved_tensors
+        narrow = d_hidden if ctx.scale == 1.0 else d_hidden * ctx.scale
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = ctx.weight.backward(dy).addmm_(narrow, a)
-        return dx, None, da, db, None
+            dx = add_low_rank(ctx.weight.backward(dy), narrow, a)
+        return dx, None, narrow.t() @ x, None
 
 
-def product(layer: Any, x: Tensor, weight: Frozen | None = None) -> Tensor:
+def product(layer: Any, x: Tensor, weight: Frozen | None = None) -> Product:
     """What one of megatron-core's parallel layers gives on one rank, adapter included.
 
     Args:
         layer: ColumnParallelLinear or RowParallelLinear, perhaps with an adapter (lora_layer.py).
         x: [tokens, in]
         weight: of the layer where it is frozen, in another form than it is stored.
-
-    Returns:
-        [tokens, out]
     """
     adapted = getattr(layer, "lora_a", None) is not None and layer.lora_unmerged is None
     y: Tensor
     if layer.weight.requires_grad or (adapted and layer.lora_dropout and layer.training):
         y, bias = layer(x)
-        return y if bias is None else y + bias
+        return Product(y if bias is None else y + bias)
     frozen = weight or Plain(layer.weight)
+    hidden = None
     if adapted:
-        y = _adapted(x, frozen, layer.lora_a, layer.lora_b, layer.lora_scale)
+        y, hidden = _adapted(x, frozen, layer.lora_a, layer.lora_scale)
     else:
         y = _frozen(x, frozen)
-    return y if layer.bias is None else y + layer.bias
+    return Product(
+        y if layer.bias is None else y + layer.bias, hidden, layer.lora_b if adapted else None
+    )
 
 
 _adapted: Any = _AdaptedProduct.apply
