@@ -26,8 +26,8 @@ VOCABULARY = 512
 LENGTH = {"padded": 128, "packed": 256}
 ROWS = {"padded": 2, "packed": 1}
 MICRO_BATCHES, STEPS = 4, 2
-RANKS = 4
-"""Those that a layout does not use are data parallel."""
+RANKS = min(4, torch.cuda.device_count() or 4)
+"""Those that a layout does not use are data parallel. On GPUs each needs its own."""
 
 CONFIG = NevaConfig(
     language_transformer_config=LanguageConfig(

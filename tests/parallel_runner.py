@@ -42,7 +42,7 @@ from torch import Tensor
 from neva_prep.trainer.build import Training, build_training, whole_weights
 from neva_prep.trainer.hf_load import own_piece
 from neva_prep.trainer.parallel_config import ParallelConfig
-from neva_prep.trainer.ranks import start_ranks, stop_ranks
+from neva_prep.trainer.ranks import device, start_ranks, stop_ranks
 
 LIMIT_SECONDS = 500
 
@@ -62,7 +62,8 @@ def main(folder: Path, names: list[str]) -> int:
 
 def in_processes(count: int, work: Callable[..., None], *args: Any) -> int:
     """Run it on so many ranks; 1 if one of them failed or took too long."""
-    context = multiprocessing.get_context("fork")
+    # A process that has asked for GPUs cannot give them to its forks.
+    context: Any = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
     ports = [free_port() for _ in LAYOUTS]
     started = [
         context.Process(target=on_rank, args=(rank, count, ports, work, *args))
@@ -153,7 +154,7 @@ def run_all(folder: Path, cases: list[Case], checks: list[str]) -> None:
 def differences(case: Case, folder: Path, batches: Any) -> dict[str, Any]:
     """The largest relative differences over all steps, and where they are."""
     variant = VARIANTS[case.variant]
-    expected = torch.load(folder / f"{case.variant}.pt", weights_only=False)
+    expected = torch.load(folder / f"{case.variant}.pt", weights_only=False, map_location=device())
     worst: dict[str, Any] = {"loss": 0.0, "norm": 0.0, "grad": 0.0, "weight": 0.0}
     steps = train(case, variant, expected["start"], batches[variant.rows])
     for (training, result), should in zip(steps, expected["steps"], strict=True):
