@@ -8,6 +8,8 @@ Every variant is a process of its own, so that none inherits another's memory or
   gradient checkpointing.
 - hf-liger: the same with Liger's kernels; hf-compile: with compiled decoder layers.
 
+A step takes four packs, or as many samples in padded batches, and one update of the optimizer.
+
 Weights are random: speed does not depend on them. Positions of samples count (words and image
 embeddings), padding does not. Medians of steps after warm-up.
 
@@ -26,21 +28,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
+from hf_on_gpu import hf_batches, hf_model, run_theirs, with_peft
 from machine import write_result
+from neva_on_gpu import LORA_DIM, PACK, build, fill_random, lora, make_data, neva_config, train
 
-PACK = 8192
-WARM_UP = 4
-LORA_DIM = 32
+PACKS = 4
+"""In a step."""
+WARM_UP = 2
+"""Steps that are not timed; of Hugging Face's one."""
 VARIANTS = {
     "ours-bf16": "7B, LoRA, bf16",
     "ours-fp8": "the same, fp8",
@@ -80,7 +82,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", help="names of variants")
     parser.add_argument("--variant", choices=VARIANTS, help="run one here")
     parser.add_argument("--layers", type=int, help="of the decoder; the model's own unless given")
-    parser.add_argument("--steps", type=int, default=12, help="that are timed")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="that are timed; of Hugging Face's a quarter"
+    )
     return parser.parse_args()
 
 
@@ -137,109 +141,27 @@ def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(1)
     if name in ("agree", "fp8-loss"):
         return (_agree if name == "agree" else _fp8_loss)(options)
-    return (_ours if name.startswith("ours") else _theirs)(name, options)
+    return (_ours if name.startswith("ours") else run_theirs)(name, options)
 
 
 # Ours.
 
 
-def _config(name: str, options: argparse.Namespace, layers: int | None = None) -> Any:
-    from neva_prep.trainer import CLIPViTL_14_336_Config, Llava15Config7B, Llava15Config13B
-
-    config = (Llava15Config13B if "13b" in name else Llava15Config7B)()
-    config = replace(config, vision_transformer_config=CLIPViTL_14_336_Config())
-    layers = layers or options.layers
-    if layers:
-        language = replace(config.language_transformer_config, num_layers=layers)
-        config = replace(config, language_transformer_config=language)
-    pretrain = "pretrain" in name
-    return replace(config, freeze_language_model=pretrain, freeze_vision_model=True)
-
-
-def _data(
-    name: str, options: argparse.Namespace, *, pack: bool, workers: int, rows: int = 1
-) -> Any:
-    from transformers import AutoTokenizer
-
-    from neva_prep.loaders import ImageConfig
-    from neva_prep.trainer import ParallelConfig
-    from neva_prep.trainer.hf_config import resolve
-    from neva_prep.trainer.open_data import DataOptions, open_data
-
-    processor = SimpleNamespace(
-        tokenizer=AutoTokenizer.from_pretrained(options.tokenizer),
-        image_processor=ImageConfig(mode="fast", output="uint8"),
-    )
-    pretrain = "pretrain" in name
-    return open_data(
-        DataOptions(
-            path=options.captions if pretrain else options.data,
-            template="plain" if pretrain else None,
-            seq_length=PACK if pack else 4096,
-            pack=pack,
-            micro_batch_size=rows,
-            global_batch_size=rows,
-            num_workers=workers,
-        ),
-        processor,
-        resolve(_config(name, options)),
-        ParallelConfig(),
-    )
-
-
-def _lora() -> Any:
-    from neva_prep.trainer import LoRA
-    from neva_prep.trainer.recipes.stages import LANGUAGE_LAYERS
-
-    return LoRA(target_modules=LANGUAGE_LAYERS, dim=LORA_DIM, alpha=LORA_DIM)
-
-
-def _build(config: Any, data: Any, load: Callable[..., Any], peft: Any, **compute: Any) -> Any:
-    from neva_prep.trainer import ComputeConfig, ParallelConfig
-    from neva_prep.trainer.build import build_training
-    from neva_prep.trainer.match import image_statistics
-    from neva_prep.trainer.optimizer import OptimizerSettings
-    from neva_prep.trainer.ranks import start_ranks
-
-    if not torch.distributed.is_initialized():
-        start_ranks(ParallelConfig(), seed=1)
-    return build_training(
-        config,
-        compute=ComputeConfig(**({"precision": "bf16", "initialize": False} | compute)),
-        optimizer=OptimizerSettings(lr=1e-4),
-        peft=peft,
-        load=load,
-        **image_statistics(data),
-    )
-
-
-def _fill_random(training: Any) -> None:
-    """Weights on the GPU: drawing them on the CPU takes minutes."""
-    for name, weight in training.chunks[0].named_parameters():
-        if "lora" in name:
-            continue
-        if weight.dim() == 1:
-            weight.data.fill_(float("norm" in name or "ln_" in name) if "weight" in name else 0.0)
-        else:
-            weight.data.normal_(0, 0.02)
-
-
 def _ours(name: str, options: argparse.Namespace) -> dict[str, Any]:
     from neva_prep.trainer.flops import step_flops
-    from neva_prep.trainer.step import train_step
     from neva_prep.trainer.watch import Watch
 
     # Captions come in five shards, of which each reader takes its own.
-    data = _data(name, options, pack=True, workers=4)
-    peft = None if "pretrain" in name else _lora()
+    data = make_data(name, options, pack=True, workers=4, batches=PACKS)
+    peft = None if "pretrain" in name else lora()
     compute = {"precision": "fp8"} if "fp8" in name else {}
     if "13b" in name:
         compute["recompute"] = "full"
-    training = _build(_config(name, options), data, lambda chunks: None, peft, **compute)
-    _fill_random(training)
+    training = build(neva_config(name, options), data, peft, **compute)
+    fill_random(training)
     watch = Watch(iter(data.train_dataloader()))
     for _ in range(WARM_UP):
-        train_step(training, watch, num_micro_batches=1, seq_length=PACK, micro_batch_size=1)
+        train(training, watch, PACKS)
     watch.take()
     # As the training loop does.
     gc.collect()
@@ -249,9 +171,7 @@ def _ours(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.cuda.synchronize()
     for _ in range(options.steps):
         start = time.perf_counter()
-        result = train_step(
-            training, watch, num_micro_batches=1, seq_length=PACK, micro_batch_size=1
-        )
+        result = train(training, watch, PACKS)
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         seen = watch.take()
@@ -273,14 +193,14 @@ def _ours(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "waiting_share": statistics.median(waits) / step,
         "mean_waiting_share": sum(waits) / sum(seconds),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-        "positions_per_step": PACK,
+        "positions_per_step": PACKS * PACK,
         "loss": result.loss,
         "parts_ms": parts,
     }
 
 
 def _parts(training: Any, watch: Any) -> dict[str, float]:
-    """Where the processor is in a step, in ms: medians of five steps."""
+    """Where the processor is in a step, in ms: medians of three steps."""
     from neva_prep.trainer import step as stops
 
     taken: dict[str, list[float]] = {}
@@ -299,146 +219,11 @@ def _parts(training: Any, watch: Any) -> dict[str, float]:
         setattr(stops, name, timed(name, getattr(stops, name)))
     for name in ("get_grad_norm", "step_with_ready_grads"):
         setattr(training.optimizer, name, timed(name, getattr(training.optimizer, name)))
-    for _ in range(5):
-        stops.train_step(training, watch, num_micro_batches=1, seq_length=PACK, micro_batch_size=1)
+    for _ in range(3):
+        train(training, watch, PACKS)
         torch.cuda.synchronize()
-    waits = watch.take().wait_seconds / 5 * 1000
+    waits = watch.take().wait_seconds / 3 * 1000
     return {name: statistics.median(values) for name, values in taken.items()} | {"next": waits}
-
-
-# Hugging Face's.
-
-
-def _hf_model(config: Any, *, liger: bool = False) -> Any:
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    from neva_prep.trainer.hf_config import neva_to_hf, resolve
-
-    if liger:
-        from liger_kernel.transformers import (
-            apply_liger_kernel_to_llama,
-            apply_liger_kernel_to_llava,
-        )
-
-        apply_liger_kernel_to_llama(rope=True, swiglu=True, rms_norm=True)
-        apply_liger_kernel_to_llava()
-    settings = neva_to_hf(resolve(config))
-    settings.pop("model_type")
-    made = LlavaConfig(**settings)
-    made._attn_implementation = "sdpa"
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = LlavaForConditionalGeneration(made)
-    torch.set_default_dtype(torch.float32)
-    return model
-
-
-def _hf_batches(
-    name: str, options: argparse.Namespace, rows: int, count: int, workers: int = 4
-) -> Iterator[dict[str, Any]]:
-    """Padded batches of the same samples, on the GPU, as LlavaForConditionalGeneration wants."""
-    from neva_prep.loaders.normalize import normalize
-    from neva_prep.trainer.expand import expand_batch
-
-    data = _data(name, options, pack=False, workers=workers, rows=rows)
-    config = _config(name, options)
-    reader = data.settings.encoder.preparer.reader.config
-    for batch in islice(data.train_dataloader(), count):
-        rows_ = expand_batch(batch, num_image_embeddings_per_tile=576)
-        ids = rows_.input_ids.masked_fill(rows_.input_ids < 0, config.image_token_index)
-        labels = torch.full_like(rows_.labels, -100)
-        labels[:, 1:] = rows_.labels[:, :-1]
-        lengths = (rows_.position_ids + 1).where(rows_.labels != -100, 0).amax(1, keepdim=True)
-        places = torch.arange(ids.shape[1])[None]
-        yield {
-            "input_ids": ids.cuda(),
-            "labels": labels.cuda(),
-            "attention_mask": (places < lengths + 1).long().cuda(),
-            "pixel_values": normalize(
-                rows_.media.cuda(), mean=reader.mean, std=reader.std, dtype=torch.bfloat16
-            ),
-            "tokens": int(lengths.sum()) + rows,
-        }
-    data.close()
-
-
-def _theirs(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    pretrain = "pretrain" in name
-    config = _config(name, options)
-    model = _hf_model(config, liger="liger" in name)
-    model.config.use_cache = False
-    model.requires_grad_(False)
-    if pretrain:
-        model.model.multi_modal_projector.requires_grad_(True)
-    else:
-        model = _with_peft(model)
-    if "compile" in name:
-        language = model.base_model.model.model.language_model
-        for layer in language.layers:
-            layer.compile(dynamic=True)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
-    tries = [(4, False), (6, False), (8, True)]
-    if "liger" in name or "compile" in name:
-        tries = [(6, False), (8, False)]
-    if pretrain:
-        tries = [(8, False), (12, False)]
-    found = []
-    for rows, again in tries:
-        found.append(_time_theirs(model, optimizer, name, options, rows, again))
-        print(found[-1], flush=True)
-        torch.cuda.empty_cache()
-    return max(found, key=lambda one: one.get("tokens_per_second", 0.0)) | {"tries": found}
-
-
-def _with_peft(model: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    pattern = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-    lora = LoraConfig(r=LORA_DIM, lora_alpha=LORA_DIM, target_modules=pattern)
-    return get_peft_model(model, lora)
-
-
-def _time_theirs(
-    model: Any, optimizer: Any, name: str, options: argparse.Namespace, rows: int, again: bool
-) -> dict[str, Any]:
-    said = {"rows": rows, "checkpointing": again}
-    base = model if "pretrain" in name else model.base_model.model
-    if again:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
-        base.enable_input_require_grads()
-    else:
-        base.gradient_checkpointing_disable()
-    model.train()
-    torch.cuda.reset_peak_memory_stats()
-    seconds, tokens = [], []
-    steps = WARM_UP + min(8, options.steps)
-    try:
-        for number, batch in enumerate(_hf_batches(name, options, rows, steps)):
-            tokens.append(batch.pop("tokens"))
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            loss = model(**batch).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_([w for w in model.parameters() if w.requires_grad], 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-            del batch, loss
-            if number >= steps - 1:
-                break
-    except torch.OutOfMemoryError:
-        optimizer.zero_grad()
-        return said | {"failed": "out of memory"}
-    timed = [t / s for t, s in zip(tokens[WARM_UP:], seconds[WARM_UP:], strict=True)]
-    return said | {
-        "step_seconds": statistics.median(seconds[WARM_UP:]),
-        "tokens_per_second": statistics.median(timed),
-        "samples_per_second": rows / statistics.median(seconds[WARM_UP:]),
-        "positions_per_step": statistics.median(tokens[WARM_UP:]),
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-    }
 
 
 # Do they compute the same?
@@ -464,47 +249,50 @@ class _InMemory:
 
 
 def _agree(options: argparse.Namespace) -> dict[str, Any]:
-    """Both train the same adapters' worth of projector on the same padded samples, 20 steps."""
+    """Both train the same adapters on the same padded samples, 20 steps.
+
+    On the layers that Hugging Face has as they are in megatron-core: an adapter of fused layers is
+    one there, and several here.
+    """
+    from neva_prep.trainer import LoRA
     from neva_prep.trainer.hf_load import load_hf_weights
+    from neva_prep.trainer.recipes.stages import LANGUAGE_LAYERS
     from neva_prep.trainer.step import train_step
 
-    name, steps, rows = "ours-pretrain-agree", 20, 4
-    config = _config(name, options, layers=8)
-    hf = _hf_model(config)
+    name, steps, rows = "agree", 20, 4
+    config = neva_config(name, options, layers=8)
+    hf = hf_model(config)
     folder = _InMemory(hf)
-    batches = list(_hf_batches(name, options, rows, steps, workers=0))
-    data = _data(name, options, pack=False, workers=0, rows=rows)
-    training = _build(
-        config, data, lambda chunks: [load_hf_weights(chunk, folder) for chunk in chunks], None
+    batches = list(hf_batches(name, options, rows, steps, workers=0))
+    data = make_data(name, options, pack=False, workers=0, rows=rows)
+    training = build(
+        config,
+        data,
+        LoRA(target_modules=LANGUAGE_LAYERS[1::2], dim=LORA_DIM, alpha=LORA_DIM),
+        load=lambda chunks: [load_hf_weights(chunk, folder) for chunk in chunks],
     )
     hf.requires_grad_(False)
-    hf.model.multi_modal_projector.requires_grad_(True)
-    weights = [weight for weight in hf.parameters() if weight.requires_grad]
-    # The optimizer of ours keeps float32 weights, so does this one.
-    whole = [weight.detach().float().requires_grad_() for weight in weights]
+    # Adapters in float32, as the optimizer of ours keeps them.
+    hf = with_peft(hf, "o_proj|down_proj", whole=True)
+    weights = dict(hf.named_parameters())
+    for layer, theirs in _adapters(training.chunks[0], weights):
+        theirs.data.copy_(layer)
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [w for w in whole if w.dim() > 1], "weight_decay": 0.1},
-            {"params": [w for w in whole if w.dim() == 1], "weight_decay": 0.0},
-        ],
+        [weight for weight in hf.parameters() if weight.requires_grad],
         lr=1e-4,
+        weight_decay=0.1,
         betas=(0.9, 0.95),
         eps=1e-5,
     )
-    theirs = []
+    curve = []
     for batch in batches:
         batch.pop("tokens")
         loss = hf(**batch).loss
         loss.backward()
-        for weight, copy in zip(weights, whole, strict=True):
-            assert weight.grad is not None
-            copy.grad, weight.grad = weight.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(whole, 1.0)
+        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            for weight, copy in zip(weights, whole, strict=True):
-                weight.copy_(copy)
-        theirs.append(float(loss))
+        optimizer.zero_grad()
+        curve.append(float(loss))
     stream = iter(data.train_dataloader())
     ours = [
         train_step(
@@ -513,35 +301,32 @@ def _agree(options: argparse.Namespace) -> dict[str, Any]:
         for _ in range(steps)
     ]
     data.close()
-    return _difference(ours, theirs)
+    return _difference(ours, curve)
+
+
+def _adapters(model: Any, theirs: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Each weight of an adapter, and Hugging Face's."""
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            layer, kind = name.split("layers.")[1].split(".")[0], name[-1].upper()
+            part = "self_attn.o_proj" if "linear_proj" in name else "mlp.down_proj"
+            end = f"language_model.layers.{layer}.{part}.lora_{kind}.default.weight"
+            yield weight, next(value for found, value in theirs.items() if found.endswith(end))
 
 
 def _fp8_loss(options: argparse.Namespace) -> dict[str, Any]:
     """LoRA on the same packs in the same order, from the same weights, in fp8 and in bf16."""
-    from neva_prep.trainer.step import train_step
-
     curves = []
     for precision in ("bf16", "fp8"):
         torch.manual_seed(1)
-        name = "ours-loss"
-        data = _data(name, options, pack=True, workers=6)
-        training = _build(
-            _config(name, options, layers=options.layers or 4),
-            data,
-            lambda chunks: None,
-            _lora(),
-            precision=precision,
-        )
-        _fill_random(training)
+        name = "fp8-loss"
+        data = make_data(name, options, pack=True, workers=6)
+        config = neva_config(name, options, layers=options.layers or 4)
+        training = build(config, data, lora(), precision=precision)
+        fill_random(training)
         stream = iter(data.train_dataloader())
-        losses = [
-            train_step(
-                training, stream, num_micro_batches=1, seq_length=PACK, micro_batch_size=1
-            ).loss
-            for _ in range(200)
-        ]
+        curves.append([train(training, stream, 1).loss for _ in range(200)])
         data.close()
-        curves.append(losses)
         del training
         torch.cuda.empty_cache()
     return _difference(curves[1], curves[0])
