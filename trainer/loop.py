@@ -26,6 +26,8 @@ from .launch import check_launch
 from .logs import RunLog, StepRow
 from .match import check_data, image_statistics, row_length
 from .optimizer import set_learning_rate
+from .profile import Profile, open_profile, profiled
+from .profile_setup import setup_of
 from .ranks import start_ranks, stop_ranks
 from .recipe import Recipe
 from .save_async import Writer
@@ -102,8 +104,9 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
     gc.collect()
     gc.freeze()
     writer = Writer(in_background=recipe.log.ckpt.async_save)
+    profile = _profile(recipe, training, run, step)
     try:
-        return _steps(_Run(recipe, training, start, run, log, writer), step, stop)
+        return _steps(_Run(recipe, training, start, run, log, writer, profile), step, stop)
     finally:
         writer.close()
         log.close()
@@ -119,6 +122,7 @@ class _Run:
     folder: Path
     log: RunLog
     writer: Writer
+    profile: Profile | None
 
     def numbers(self) -> dict[str, int]:
         """Sizes of a step."""
@@ -158,13 +162,26 @@ def _step(run: _Run, step: int, watch: Watch | None) -> float:
         step, recipe.lr_scheduler, lr=recipe.optim.lr, max_steps=recipe.trainer.max_steps
     )
     set_learning_rate(run.training.optimizer, lr)
-    result = train_step(run.training, watch, **run.numbers())
+    with profiled(run.profile, step):
+        result = train_step(run.training, watch, **run.numbers())
     seconds = time.perf_counter() - started
     seen = watch.take() if watch is not None else None
     keys = _all_keys(seen)
+    row = None
     if seen is not None:
-        run.log.step(_row(run, step, lr, result, seen, keys, seconds))
+        row = _row(run, step, lr, result, seen, keys, seconds)
+        run.log.step(row)
+    if run.profile is not None:
+        for line in run.profile.after(step, row):
+            run.log.say(line)
     return result.loss
+
+
+def _profile(recipe: Recipe, training: Training, run: Path, step: int) -> Profile | None:
+    if not recipe.trainer.profile:
+        return None
+    setup = setup_of(recipe.data, training)
+    return open_profile(training, setup, run, done=step, last=recipe.trainer.max_steps)
 
 
 def _row(

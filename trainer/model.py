@@ -21,6 +21,7 @@ from .fused.fp8 import RoundedWeights, check_device
 from .language_config import LanguageConfig
 from .megatron_config import language_transformer
 from .parallel_config import ComputeConfig, ParallelConfig
+from .parts import mark
 from .projector import Projector
 from .rope import rotary_frequencies
 from .spec import language_block
@@ -139,7 +140,9 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         words = input_ids.clamp_min(0)
         x: Tensor = self.language_model.embedding(input_ids=words, position_ids=None)
         if image_index is not None and media is not None and len(media):
-            x = _put_in(x, self.embed_images(media), image_index.t().reshape(-1))
+            with mark("vision"):
+                images = self.embed_images(media)
+            x = _put_in(x, images, image_index.t().reshape(-1))
         else:
             x = _ZeroGradients.apply(x, *self._image_weights())  # type: ignore[no-untyped-call]
         if self.config.sequence_parallel:

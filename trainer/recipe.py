@@ -24,6 +24,8 @@ class TrainerSettings:
     """Most steps of a validation; None for the whole split."""
     log_every_n_steps: int = 1
     """Steps between lines on the terminal; the log has every step."""
+    profile: bool = False
+    """Measure where the time of some steps goes; the figures lie in `dir/name/profile/`."""
     num_nodes: int = 1
     devices: int = 1
     """Processes per node, of one GPU each."""

@@ -20,6 +20,7 @@ from .check import check_step, row_multiple
 from .expand import ExpandedBatch, expand_batch
 from .optimizer import clip_gradients
 from .overlap import finish_gather, start_gather
+from .parts import mark
 from .ranks import device
 from .share import MicroBatch, share_batches
 
@@ -77,24 +78,28 @@ def train_step(
         seq_length=seq_length,
         micro_batch_size=micro_batch_size,
     )
-    shared = _next(training, batches, num_micro_batches, seq_length, micro_batch_size)
+    with mark("batches"):
+        shared = _next(training, batches, num_micro_batches, seq_length, micro_batch_size)
     if len(shared) < num_micro_batches:
         raise TrainingError(
             f"the data ended: a step needs {num_micro_batches} batches of this rank and "
             f"{len(shared)} were left"
         )
-    for model in training.models:
-        model.train()
-        model.zero_grad_buffer()
-    training.optimizer.zero_grad()
+    with mark("optimizer"):
+        for model in training.models:
+            model.train()
+            model.zero_grad_buffer()
+        training.optimizer.zero_grad()
     if training.settings.overlap_param_gather:
         start_gather(training.models)
-    losses = _run(training, shared, seq_length, micro_batch_size, train=True)
+    with mark("backward"):
+        losses = _run(training, shared, seq_length, micro_batch_size, train=True)
     if training.settings.overlap_param_gather:
         finish_gather(training.models)
     # The norm is queued behind the backward pass before the loss is waited for.
-    training.optimizer.prepare_grads()
-    norm = float(training.optimizer.get_grad_norm())
+    with mark("optimizer"):
+        training.optimizer.prepare_grads()
+        norm = float(training.optimizer.get_grad_norm())
     result = _result(shared, losses)
     if not result.num_trained_tokens:
         return replace(result, grad_norm=0.0, skipped=True)
@@ -105,8 +110,9 @@ def train_step(
             f"the samples were {_list(keys)}. Lower the learning rate, or look at them with "
             "`neva-prep inspect`"
         )
-    clip_gradients(training.optimizer, training.settings.clip_grad, norm)
-    training.optimizer.step_with_ready_grads()
+    with mark("optimizer"):
+        clip_gradients(training.optimizer, training.settings.clip_grad, norm)
+        training.optimizer.step_with_ready_grads()
     return replace(result, grad_norm=norm)
 
 
@@ -205,8 +211,10 @@ def _run(
 def _forward(training: Training, batches: Iterator[MicroBatch], model: Any) -> tuple[Tensor, Any]:
     batch = next(batches).batch
     inputs = batch.model_inputs()
-    inputs["media"] = _normalized(training, batch.media)
-    return model(**inputs), partial(_loss, batch)
+    with mark("vision"):
+        inputs["media"] = _normalized(training, batch.media)
+    with mark("decoder"):
+        return model(**inputs), partial(_loss, batch)
 
 
 def _normalized(training: Training, media: Tensor) -> Tensor:
@@ -222,10 +230,11 @@ def _normalized(training: Training, media: Tensor) -> Tensor:
 
 def _loss(batch: ExpandedBatch, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What megatron-core takes: the sum, how many tokens it is of, and what is reported."""
-    # No product with the mask: infinity at a position without label would make it nan.
-    masked = losses.float().where(batch.loss_mask > 0, 0.0)
-    total, count = masked.sum(), batch.loss_mask.sum()
-    return total, count.to(torch.int), torch.stack([total.detach(), count])
+    with mark("loss"):
+        # No product with the mask: infinity at a position without label would make it nan.
+        masked = losses.float().where(batch.loss_mask > 0, 0.0)
+        total, count = masked.sum(), batch.loss_mask.sum()
+        return total, count.to(torch.int), torch.stack([total.detach(), count])
 
 
 def _result(shared: Sequence[MicroBatch], losses: Sequence[Tensor]) -> StepResult:

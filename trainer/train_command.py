@@ -56,6 +56,9 @@ The same command goes on with a run that was stopped or killed.
 @click.option("--out", default="runs", show_default=True, help="Gets a folder of the run's name.")
 @click.option("--name", default="default", show_default=True, help="Of the run.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe.")
+@click.option(
+    "--profile", is_flag=True, help="Say where the time of a step goes, and what to change."
+)
 @click.option("--dry-run", is_flag=True, help="Print the recipe, and train nothing.")
 @click.pass_context
 def train(ctx: click.Context, /, **given: Any) -> None:
@@ -108,6 +111,8 @@ def _changed(recipe: Editable, given: dict[str, Any]) -> Editable:
         changes["resume.restore_config.path"] = given["restore"]
     if given["processor"] is not None:
         changes["processor"] = str(given["processor"])
+    if given["profile"]:
+        changes["trainer.profile"] = "true"
     for change in given["changes"]:
         name, equals, value = change.partition("=")
         if not equals:

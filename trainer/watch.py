@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..loaders.batch import Batch
+from .parts import mark
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +41,8 @@ class Watch:
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
-        batch = next(self._batches)
+        with mark("data"):
+            batch = next(self._batches)
         seen = self._seen
         seen.wait_seconds += time.perf_counter() - start
         seen.keys += batch["__keys__"]

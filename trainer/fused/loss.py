@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..parts import mark
+
 CHUNK = 2048
 """Positions whose logits are held at once: 262 MB in float32 at 32,064 words."""
 
@@ -63,7 +65,8 @@ def token_losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     Returns:
         float32[positions]
     """
-    losses: Tensor = _apply(hidden, weight, labels)
+    with mark("loss"):
+        losses: Tensor = _apply(hidden, weight, labels)
     return losses
 
 
