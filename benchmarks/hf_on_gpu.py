@@ -90,9 +90,9 @@ def run_theirs(name: str, options: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     tries = [(4, False), (6, False), (16, True)]
     if "liger" in name or "compile" in name:
-        tries = [(6, False), (8, False)]
+        tries = [(8, False), (16, False)]
     if pretrain:
-        tries = [(8, False), (12, False)]
+        tries = [(8, False), (16, False)]
     found = []
     for rows, again in tries:
         found.append(_time_theirs(model, optimizer, name, options, rows, again))

@@ -114,6 +114,10 @@ def fill_random(training: Any) -> None:
             weight.data.fill_(float("norm" in name or "ln_" in name) if "weight" in name else 0.0)
         else:
             weight.data.normal_(0, 0.02)
+    # The optimizer has copies in float32.
+    optimizer = training.optimizer
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        part.reload_model_params()
 
 
 def train(training: Any, batches: Iterator[Any], packs: int, length: int = PACK) -> Any:

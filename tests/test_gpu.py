@@ -122,6 +122,7 @@ PACKS = {
     "uneven": [0, 1, 40, 999, 1000, 1024],
     "one": [0, 1024],
     "many": list(range(0, 1025, 16)),
+    "odd": [0, 300, 999],
 }
 
 
@@ -132,7 +133,9 @@ def test_packed_attention_is_each_samples_own(by: str, pack: str, groups: int) -
     from neva_prep.trainer.cudnn_attention import fits
 
     bounds = PACKS[pack]
-    query, key, value = (random(1024, n, 64, seed=i) for i, n in enumerate((4, groups, groups)))
+    query, key, value = (
+        random(bounds[-1], n, 64, seed=i) for i, n in enumerate((4, groups, groups))
+    )
     layer = attention_layer()
     packed = SimpleNamespace(
         cu_seqlens_q_padded=torch.tensor(bounds, dtype=torch.int32, device="cuda"),
@@ -141,11 +144,13 @@ def test_packed_attention_is_each_samples_own(by: str, pack: str, groups: int) -
     if by == "cudnn" and not (importlib.util.find_spec("cudnn") and fits(query)):
         pytest.skip("cuDNN's frontend is not installed")
     run: Any = layer._packed_on_gpu if by == "cudnn" else layer._packed_by_torch
-    found = with_gradients(lambda q, k, v: run(q, k, v, packed).view(1024, -1), query, key, value)
+    found = with_gradients(
+        lambda q, k, v: run(q, k, v, packed).view(bounds[-1], -1), query, key, value
+    )
 
     def by_pieces(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         made: Tensor = layer._by_pieces(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), bounds)
-        return made.reshape(1024, -1)
+        return made.reshape(bounds[-1], -1)
 
     with sdpa_kernel(SDPBackend.MATH):
         expected = with_gradients(by_pieces, query.double(), key.double(), value.double())

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def profiled_job(folder: Path, name: str, **changes: Any) -> Job:
-    settings = {"trainer__max_steps": 11, "log__ckpt__every_n_train_steps": 100}
+    settings = {"trainer__max_steps": 16, "log__ckpt__every_n_train_steps": 100}
     return job(folder, name, **settings | {"trainer__profile": True} | changes)
 
 
@@ -48,20 +48,20 @@ def summary_of(given: Job) -> dict[str, Any]:
 
 def test_steps_behind_a_warm_up_are_measured_each_in_one_way() -> None:
     plan = plan_steps(0, 5190)
-    assert (plan.plain, plan.timed, plan.traced) == (range(4, 6), range(6, 9), range(9, 11))
+    assert (plan.plain, plan.timed, plan.traced) == (range(9, 11), range(11, 14), range(14, 16))
     assert plan.warm
-    assert plan_steps(100, 5190).traced == range(109, 111)
+    assert plan_steps(100, 5190).traced == range(114, 116)
 
 
-@pytest.mark.parametrize("count", range(1, 14))
+@pytest.mark.parametrize("count", range(1, 19))
 def test_a_short_run_is_profiled_as_far_as_it_goes(count: int) -> None:
     plan = plan_steps(20, 20 + count)
     assert plan.timed and plan.traced
     ways = [*plan.plain, *plan.timed, *plan.traced]
-    assert ways[-1] == 20 + min(count, 10)
+    assert ways[-1] == 20 + min(count, 15)
     assert ways == [21] * 2 if count == 1 else len(set(ways)) == len(ways)
-    assert ways[0] - 21 == min(max(0, count - 2 - (count > 4)), 3) if count > 1 else True
-    assert plan.warm == (count >= 6)
+    assert ways[0] - 21 == min(max(0, count - 2 - (count > 4)), 8) if count > 1 else True
+    assert plan.warm == (count >= 11)
 
 
 # Marks.
@@ -137,7 +137,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_a_profiled_run_trains_as_any_other(trained: dict[str, Any]) -> None:
     without, with_profile = trained["without"], trained["with"]
-    assert len(losses(with_profile.job)) == 11
+    assert len(losses(with_profile.job)) == 16
     assert rows(with_profile.job) == rows(without.job)
     pairs = zip(with_profile.weights, without.weights, strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
@@ -155,7 +155,7 @@ def test_parts_add_up_to_the_step(trained: dict[str, Any]) -> None:
     total = sum(part["mean"] for part in found["parts"].values())
     assert total == pytest.approx(found["timed_seconds"], rel=1e-6)
     logged = [row["seconds"] for row in log if row["step"] in found["timed_steps"]]
-    assert found["timed_steps"] == [6, 7, 8]
+    assert found["timed_steps"] == [11, 12, 13]
     assert total == pytest.approx(sum(logged) / 3, rel=0.05)
     for name in ("data", "batches", "vision", "decoder", "loss", "backward", "optimizer"):
         assert found["parts"][name]["mean"] > 0, name
@@ -166,12 +166,12 @@ def test_parts_add_up_to_the_step(trained: dict[str, Any]) -> None:
 
 def test_the_headline_is_of_steps_that_nothing_slowed(trained: dict[str, Any]) -> None:
     found, log = summary_of(trained["with"].job), read_log(folder_of(trained["with"].job).parent)
-    plain = [row for row in log if row["step"] in (4, 5)]
+    plain = [row for row in log if row["step"] in (9, 10)]
     seconds = sum(row["seconds"] for row in plain)
-    assert found["plain_steps"] == [4, 5]
+    assert found["plain_steps"] == [9, 10]
     assert found["step_seconds"] == pytest.approx(seconds / 2)
     assert found["tokens_per_second"] == pytest.approx(sum(r["tokens"] for r in plain) / seconds)
-    assert found["fill"] == pytest.approx(sum(row["fill"] for row in log[3:10]) / 7)
+    assert found["fill"] == pytest.approx(sum(row["fill"] for row in log[8:15]) / 7)
 
 
 def test_a_trace_has_one_step_and_its_parts(trained: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ def test_a_trace_has_one_step_and_its_parts(trained: dict[str, Any]) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["summary.json", "trace.json"]
 
 
-DELAY = 0.1
+DELAY = 0.06
 """Seconds; the parts of a step that nothing delays take less, all together."""
 
 
@@ -219,7 +219,7 @@ def test_time_is_counted_where_it_was_spent(
         return Watch(delayed())
 
     monkeypatch.setattr(loop, "Watch", slow_batches)
-    given = profiled_job(tmp_path, "slow", trainer__max_steps=6)
+    given = profiled_job(tmp_path, "slow", trainer__max_steps=11)
     run_here(given)
     found = {name: part["mean"] for name, part in summary_of(given)["parts"].items()}
     times = {"optimizer": 1} | dict.fromkeys(
@@ -402,7 +402,7 @@ def part_times(**shares: float) -> dict[Part, PartTime]:
 HEALTHY = Figures(
     device="NVIDIA H100 80GB HBM3",
     ranks=8,
-    plan=Plan(plain=range(4, 6), timed=range(6, 9), traced=range(9, 11), warm=True),
+    plan=Plan(plain=range(9, 11), timed=range(11, 14), traced=range(14, 16), warm=True),
     step_seconds=1.0,
     tokens_per_second=20_000,
     fill=0.97,

@@ -48,7 +48,7 @@ def advise(figures: Figures, setup: Setup) -> list[Advice]:
     """What to change, if anything; times count only behind a warm-up."""
     if not figures.plan.warm:
         short = (
-            "these are among the first steps of this process, which are slower: let it make 6 or "
+            "these are among the first steps of this process, which are slower: let it make 11 or "
             "more (trainer.max_steps) for times to judge by"
         )
         return [Advice(rule="short", text=short), *_asked(_SETTLED, figures, setup)]

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LEAST = 512
-"""The longest sample counts as a power of two from here on, so that few graphs are built: one takes
-a tenth of a second."""
+_SAMPLES, _LONGEST, _POSITIONS = 16, 1024, 1024
+"""Their number and the longest count as powers of two from here on, and positions in steps of so
+many, so that few graphs are built: one takes a tenth of a second."""
 
 
 def fits(query: Tensor) -> bool:
@@ -47,7 +47,7 @@ class _Bounds:
     @classmethod
     def of(cls, bounds: Tensor) -> _Bounds:
         count = len(bounds) - 1
-        wanted = max(8, 2 ** math.ceil(math.log2(count)))
+        wanted = max(_SAMPLES, 2 ** math.ceil(math.log2(count)))
         starts = torch.cat([bounds, bounds[-1:].expand(wanted - count)]).long()
         lengths = starts.diff().to(torch.int32)
         return cls(lengths.view(-1, 1, 1, 1), starts.view(-1, 1, 1, 1), {})
@@ -131,6 +131,7 @@ class _Shape:
     """What a graph is built for."""
 
     positions: int
+    """At most: it bounds the workspace. So are the next two."""
     samples: int
     longest: int
     heads: int
@@ -148,9 +149,9 @@ def _shape(
     where = _bounds(bounds)
     positions, heads, size = query.shape
     return where, _Shape(
-        positions,
+        -(-positions // _POSITIONS) * _POSITIONS,
         len(where.lengths),
-        max(_LEAST, 2 ** math.ceil(math.log2(longest))),
+        max(_LONGEST, 2 ** math.ceil(math.log2(longest))),
         heads,
         key.shape[1],
         size,

@@ -28,12 +28,12 @@ from .timeline import STEP, Timeline, read_timeline
 
 FOLDER = "profile"
 """In the run's folder."""
-WARM_UP = 3
-"""Steps that a process makes before they count."""
+WARM_UP = 8
+"""Steps that a process makes before they count: a GPU's kernels are compiled in them."""
 
 
 def plan_steps(done: int, last: int) -> Plan:
-    """Which steps are profiled: from the fourth of this process on, as far as there are enough.
+    """Which steps are profiled: from the ninth of this process on, as far as there are enough.
 
     Args:
         done: the step that the process goes on from.
@@ -42,7 +42,7 @@ def plan_steps(done: int, last: int) -> Plan:
     Example:
         >>> plan = plan_steps(0, 1000)
         >>> plan.plain, plan.timed, plan.traced
-        (range(4, 6), range(6, 9), range(9, 11))
+        (range(9, 11), range(11, 14), range(14, 16))
     """
     count = last - done
     if count == 1:
