@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from fit_help import (
     Job,
     job,
@@ -22,6 +23,7 @@ from fit_help import (
     start_ranks_elsewhere,
 )
 
+from neva_prep.cli import root
 from neva_prep.errors import ConfigError
 from neva_prep.trainer import fit
 from neva_prep.trainer.checkpoint import checkpoints_of
@@ -219,3 +221,31 @@ def test_weights_alone_start_another_run(folder: Path, whole: Job) -> None:
     assert losses(second)[0] < losses(whole)[0] - 0.05
     tensors = torch.load(folder / "second/checkpoints/step-00000001/ranks/random-00000.pt")
     assert set(tensors) >= {"cpu", "megatron"}
+
+
+def test_adapters_of_peft_are_where_another_run_begins(folder: Path, whole: Job) -> None:
+    base: Job = {"resume__restore_config__path": str(checkpoints_of(folder / "whole")[-1])}
+    first = job(folder, "adapted", trainer__max_steps=3, optim__lr=0.02, **base)
+    fit_adapters(first)
+    peft = folder / "peft"
+    given: Job = {"resume__restore_config__adapter_path": str(peft)}
+    command = ["export", str(folder / "adapted"), "--out", str(peft), "--adapter"]
+    assert CliRunner().invoke(root, command).exit_code == 0
+    second = job(folder, "from-peft", trainer__max_steps=1, **base, **given)
+    fit_adapters(second)
+    # A run's adapters are merged where another begins from the run itself.
+    merged: Job = {"resume__restore_config__path": str(folder / "adapted")}
+    third = job(folder, "from-merged", trainer__max_steps=1, **merged)
+    fit_adapters(third)
+    assert losses(second) == pytest.approx(losses(third), rel=1e-5)
+    assert losses(second)[0] < losses(first)[0] - 0.01
+    with pytest.raises(ConfigError, match="no adapters; use --peft lora"):
+        run_here(job(folder, "no-adapters", **base, **given))
+    with pytest.raises(ConfigError, match="adapters of which model"):
+        fit_adapters(job(folder, "no-model", **given))
+
+
+def fit_adapters(given: Job) -> None:
+    leave_ranks()
+    torch.set_num_threads(1)
+    fit(recipe_of(given, lora=True))

@@ -87,13 +87,13 @@ def test_a_trained_projector_comes_with_its_adapters(base: Path, tmp_path: Path)
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     assert settings["modules_to_save"] == ["multi_modal_projector"]
     assert_same(model, PeftModel.from_pretrained(load_base(base), tmp_path))
-    again = build(None).chunks[0].eval()
+    again = build(LoRA(dim=4, target_modules=LANGUAGE)).chunks[0].eval()
     read_adapter([again], tmp_path)
     assert torch.equal(logits(again), logits(model))
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    model, again = build(LoRA(dim=4, alpha=12)).chunks[0].eval(), build(None).chunks[0].eval()
+    model, again = (build(LoRA(dim=4, alpha=12)).chunks[0].eval() for _ in range(2))
     stir(model)
     write_adapter([model], tmp_path, dropout=0.25)
     assert set(read_adapter([again], tmp_path)) == adapted(model) == adapted(again)
@@ -129,7 +129,8 @@ def test_adapters_that_peft_trained_are_read(
         if weight.requires_grad:
             weight.data.add_(torch.randn_like(weight) * 0.1)
     theirs.save_pretrained(str(tmp_path))
-    ours = build(None).chunks[0].eval()
+    # Three adapters of rank 3 are one of 9; the tenth row is to spare.
+    ours = build(LoRA(dim=10, alpha=20)).chunks[0].eval()
     plain = logits(ours, padded_batch(count=3))
     assert read_adapter([ours], tmp_path)
     assert_same(ours, theirs)
@@ -137,7 +138,8 @@ def test_adapters_that_peft_trained_are_read(
 
 
 def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    model = build(LoRA(dim=2, target_modules=LANGUAGE)).chunks[0]
+    lora = LoRA(dim=2, target_modules=LANGUAGE)
+    model = build(lora).chunks[0]
     with pytest.raises(ConfigError, match="no adapters to write"):
         write_adapter([build(None).chunks[0].requires_grad_(False)], tmp_path)
     write_adapter([model], tmp_path)
@@ -145,22 +147,28 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         TINY, language_transformer_config=replace(TINY.language_transformer_config, num_layers=2)
     )
     with pytest.raises(ConfigError, match=r"layers\.2.*belongs to another model"):
-        read_adapter([build(None, small).chunks[0]], tmp_path)
+        read_adapter([build(lora, small).chunks[0]], tmp_path)
+    narrow = replace(lora, dim=1)
+    with pytest.raises(ConfigError, match=r"takes 2 rows, and the recipe's have 1; set peft.dim=2"):
+        read_adapter([build(narrow).chunks[0]], tmp_path)
+    fewer = replace(lora, target_modules=["*.language_model.*.linear_qkv"])
+    with pytest.raises(ConfigError, match=r"add linear_\w+ to peft.target_modules"):
+        read_adapter([build(fewer).chunks[0]], tmp_path)
     path = tmp_path / "adapter_config.json"
     settings = json.loads(path.read_text())
     for change, message in (({"use_dora": True}, "DoRA"), ({"peft_type": "IA3"}, "IA3")):
         path.write_text(json.dumps(settings | change))
         with pytest.raises(ConfigError, match=f"has {message}, and only plain LoRA"):
-            read_adapter([build(None).chunks[0]], tmp_path)
+            read_adapter([build(lora).chunks[0]], tmp_path)
     path.write_text(json.dumps(settings))
     weights = load_file(tmp_path / "adapter_model.safetensors")
     weights.pop(next(name for name in weights if "lora_B" in name))
     save_file(weights, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ConfigError, match="has one of lora_A and lora_B"):
-        read_adapter([build(None).chunks[0]], tmp_path)
+        read_adapter([build(lora).chunks[0]], tmp_path)
     path.unlink()
     with pytest.raises(ConfigError, match="is no adapter of PEFT"):
-        read_adapter([build(None).chunks[0]], tmp_path)
+        read_adapter([build(lora).chunks[0]], tmp_path)
 
 
 def test_what_the_format_cannot_hold_is_not_written(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -30,7 +31,6 @@ from .hf_load import global_name, own_piece
 from .hf_map import Tie, model_ties
 from .hf_map_vision import encoder_ties
 from .lora import layers_of
-from .lora_layer import attach
 
 _UNSUPPORTED = {
     "use_dora": "DoRA",
@@ -44,7 +44,7 @@ _LORA = re.compile(r"(.+)\.lora_(A|B)\.weight")
 
 @dataclass(frozen=True, slots=True)
 class _Theirs:
-    """An adapter of one of their layers."""
+    """An adapter, of one of their layers or of several."""
 
     a: Tensor
     """[dim, in]"""
@@ -54,33 +54,56 @@ class _Theirs:
 
 
 def read_adapter(chunks: Sequence[Any], folder: Path) -> list[str]:
-    """Attach the adapters of a folder, and freeze all else; each rank takes its pieces.
+    """Fill adapters with those of a folder, each rank its pieces; what is trained stays as it is.
+
+    A layer whose adapter has more rows than the folder's does the same as theirs, and has rows to
+    spare; one that the folder does not adapt begins as if new.
 
     Args:
-        chunks: MCoreNevaModel without adapters.
+        chunks: MCoreNevaModel with adapters.
         folder: of PEFT's format.
 
     Returns:
-        Names of this rank's layers that have one, layers counted over all stages.
+        Names of this rank's layers that have one there, layers counted over all stages.
 
     Raises:
         ConfigError: the folder is none of PEFT's, adapts layers that the model has not, or has more
-            than plain LoRA and `modules_to_save`.
+            than plain LoRA and `modules_to_save`; or a layer has no adapter here, or one of too few
+            rows.
     """
     settings = _read_settings(folder)
     adapters, beside = _read_weights(folder, settings)
     ties = {tie.ours: tie for tie in model_ties(chunks[0].neva)}
     _check_names(folder, set(adapters) | set(beside), chunks[0].neva)
     for chunk in chunks:
-        chunk.requires_grad_(False)
         _fill_beside(chunk, ties, beside)
-    attached = []
+    filled = []
     for name, layer in layers_of(chunks):
         tie = ties.get(f"{name}.weight")
         if tie is not None and any(theirs in adapters for theirs in tie.theirs):
-            _attach(layer, name, tie, adapters, settings["lora_dropout"])
-            attached.append(name)
-    return attached
+            _fill(layer, name, _join(tie, adapters, layer.output_size), folder)
+            filled.append(name)
+    return filled
+
+
+def _fill(layer: Any, name: str, adapter: _Theirs, folder: Path) -> None:
+    if getattr(layer, "lora_a", None) is None:
+        raise ConfigError(
+            f"{folder}: has an adapter of {name}, and the recipe gives that layer none; add "
+            f"{name.rpartition('.')[2]} to peft.target_modules"
+        )
+    rows, dim = len(adapter.a), len(layer.lora_a)
+    if rows > dim:
+        raise ConfigError(
+            f"{folder}: its adapter of {name} takes {rows} rows, and the recipe's have {dim}; set "
+            f"peft.dim={rows}, or more"
+        )
+    # Spare rows of A stay as they were drawn; those of B are 0.
+    a = F.pad(adapter.a, (0, 0, 0, dim - rows))
+    b = F.pad(adapter.b * (adapter.scale / layer.lora_scale), (0, dim - rows))
+    with torch.no_grad():
+        layer.lora_a[:rows] = own_piece(a, layer.lora_a, 1)[:rows]
+        layer.lora_b.copy_(own_piece(b, layer.lora_b, layer.lora_parts))
 
 
 def _check_names(folder: Path, names: set[str], neva: NevaConfig) -> None:
@@ -97,15 +120,7 @@ def _check_names(folder: Path, names: set[str], neva: NevaConfig) -> None:
         )
 
 
-def _attach(layer: Any, name: str, tie: Tie, adapters: dict[str, _Theirs], dropout: float) -> None:
-    a, b, scale = _join(tie, adapters, layer.output_size)
-    attach(layer, name, dim=len(a), scale=scale, dropout=dropout)
-    with torch.no_grad():
-        layer.lora_a.copy_(own_piece(a, layer.lora_a, 1))
-        layer.lora_b.copy_(own_piece(b, layer.lora_b, layer.lora_parts))
-
-
-def _join(tie: Tie, adapters: dict[str, _Theirs], out: int) -> tuple[Tensor, Tensor, float]:
+def _join(tie: Tie, adapters: dict[str, _Theirs], out: int) -> _Theirs:
     """One adapter that does what theirs do; see the top of this file."""
     found = [adapters.get(theirs) for theirs in tie.theirs]
     present = [one for one in found if one is not None]
@@ -120,7 +135,7 @@ def _join(tie: Tie, adapters: dict[str, _Theirs], out: int) -> tuple[Tensor, Ten
             block[:, column : column + width] = one.b * (one.scale / first.scale)
             column += 0 if same else width
         blocks.append(block)
-    return a, tie.join(blocks), first.scale
+    return _Theirs(a, tie.join(blocks), first.scale)
 
 
 def _fill_beside(chunk: Any, ties: dict[str, Tie], beside: dict[str, Tensor]) -> None:
@@ -130,7 +145,6 @@ def _fill_beside(chunk: Any, ties: dict[str, Tie], beside: dict[str, Tensor]) ->
             whole = tie.join([beside[theirs] for theirs in tie.theirs])
             with torch.no_grad():
                 weight.copy_(own_piece(whole, weight, tie.parts))
-            weight.requires_grad_(True)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -148,7 +162,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
             f"{path}: has {', '.join(more) or kind}, and only plain LoRA can be read; merge the "
             "adapter into its model with PEFT, and import that"
         )
-    made: dict[str, Any] = {"lora_dropout": 0.0, "rank_pattern": {}, "alpha_pattern": {}}
+    made: dict[str, Any] = {"rank_pattern": {}, "alpha_pattern": {}}
     return made | {name: value for name, value in settings.items() if value is not None}
 
 

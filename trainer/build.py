@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import ConfigError
 from ..loaders.image_config import CLIP_MEAN, CLIP_STD
+from .adapter_read import read_adapter
 from .check import check_model, check_optimizer, effective
 from .config import NevaConfig
 from .lora import LoRA, add_lora
@@ -49,6 +51,7 @@ def build_training(
     optimizer: OptimizerSettings | None = None,
     peft: LoRA | None = None,
     load: Callable[[Sequence[MCoreNevaModel]], Any] | None = None,
+    adapter: Path | None = None,
     image_mean: tuple[float, ...] = CLIP_MEAN,
     image_std: tuple[float, ...] = CLIP_STD,
 ) -> Training:
@@ -64,6 +67,7 @@ def build_training(
         peft: adapters; None trains the weights that the config does not freeze.
         load: fills the stages with weights before adapters and optimizer see them; unless given,
             what the config's `*_from_pretrained` name is loaded.
+        adapter: folder in PEFT's format, whose adapters those of `peft` begin as.
         image_mean: with which uint8 pixels are normalized: the loaders' ImageConfig.mean.
         image_std: the loaders' ImageConfig.std.
 
@@ -85,6 +89,8 @@ def build_training(
             load_pretrained(chunk)
     if peft is not None:
         add_lora(chunks, peft)
+        if adapter is not None:
+            read_adapter(chunks, adapter)
     _check_trained(chunks)
     for chunk in chunks:
         chunk.to(device())

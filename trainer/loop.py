@@ -86,6 +86,7 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
         optimizer=recipe.optim,
         peft=recipe.peft,
         load=start.load,
+        adapter=start.adapter,
         **image_statistics(recipe.data),
     )
     step = 0

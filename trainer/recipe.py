@@ -83,6 +83,8 @@ class RestoreConfig:
 
     path: str | None = None
     """A checkpoint, or `hf://owner/name` of a model that was imported; None for random weights."""
+    adapter_path: str | None = None
+    """A folder in PEFT's format, whose adapters of that model the recipe's begin as."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ class Start:
     """Of this run, to go on from."""
     load: Callable[[Sequence[Any]], Any] | None = None
     """Fills the model with the weights that a run begins from."""
+    adapter: Path | None = None
+    """Of PEFT's format, for adapters to begin as."""
     files: Path | None = None
     """Tokenizer's and processor's files, to be kept with checkpoints."""
     what: str = "random weights"
@@ -56,7 +58,7 @@ def find_start(recipe: Recipe) -> Start:
             files=files or hf_files(last),
             what=f"step {int(last.name.removeprefix('step-')):,} of {last}",
         )
-    path = recipe.resume.restore_config.path
+    path, adapter = recipe.resume.restore_config.path, _given_adapter(recipe)
     if path is None:
         return Start(neva=neva, files=files)
     checkpoint = restored_checkpoint(path)
@@ -64,8 +66,9 @@ def find_start(recipe: Recipe) -> Start:
     return Start(
         neva=neva,
         load=lambda stages: load_merged(stages, checkpoint),
+        adapter=adapter,
         files=files or hf_files(checkpoint),
-        what=str(checkpoint),
+        what=str(checkpoint) + (f" with the adapters of {adapter}" if adapter else ""),
     )
 
 
@@ -98,6 +101,21 @@ def restored_checkpoint(path: str) -> Path:
         raise ConfigError(f"resume.restore_config.path={path}: no such folder; correct the path")
     of_run = checkpoints_of(folder)
     return of_run[-1] if of_run else folder
+
+
+def _given_adapter(recipe: Recipe) -> Path | None:
+    restore = recipe.resume.restore_config
+    if restore.adapter_path is None:
+        return None
+    given = f"resume.restore_config.adapter_path={restore.adapter_path}"
+    if recipe.peft is None:
+        raise ConfigError(f"{given}: the recipe has no adapters; use --peft lora")
+    if restore.path is None:
+        raise ConfigError(f"{given}: adapters of which model? Give its weights: --from")
+    folder = Path(restore.adapter_path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{given}: no such folder; correct the path")
+    return folder
 
 
 def _given_files(recipe: Recipe) -> Path | None:
