@@ -423,16 +423,21 @@ def test_data_and_configs_never_import_megatron_core() -> None:
     )
 
 
-def test_megatron_is_imported_without_its_warnings() -> None:
+def test_megatron_is_imported_and_trains_without_its_warnings() -> None:
     said = run(
         "import neva_prep.trainer.model\n"
         "from trainer_help import TINY, one_rank\n"
         "from neva_prep.trainer import NevaModel\n"
         "one_rank()\n"
-        "NevaModel(TINY).build()\n",
+        "NevaModel(TINY).build()\n"
+        "import tempfile\n"
+        "from pathlib import Path\n"
+        "from fit_help import job, run_here\n"
+        "sharded = {'optim__use_distributed_optimizer': True, 'trainer__max_steps': 1}\n"
+        "run_here(job(Path(tempfile.mkdtemp()), 'x', **sharded))\n",
         "-W",
         "default",
     )
     said = "\n".join(line for line in said.splitlines() if "DeprecationWarning" not in line)
-    for word in ("Apex", "Transformer Engine", "UserWarning", "DEPRECATED", "Rewrapping"):
+    for word in ("Apex", "Transformer Engine", "UserWarning", "DEPRECATED", "Rewrapping", "Future"):
         assert word not in said, said

@@ -27,6 +27,19 @@ _EXPECTED_WARNINGS = (
 )
 """What megatron-core says when it is imported, of libraries that we do not need."""
 
+_NO_NEWS = {
+    "models.gpt.gpt_model": "GPTModel IS DEPRECATED",
+    "distributed.distributed_data_parallel": "full_param_layout not provided",
+    "dist_checkpointing.strategies.torch": "MCore's async save is deprecated",
+}
+"""What its modules log of their own future, which users of ours cannot do anything about."""
+
+_HABITS = (
+    r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated",
+    r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+)
+"""What torch says to megatron-core's calls: of old names, and of its optimizer's pieces."""
+
 _PARTS = (
     "megatron.core",
     "megatron.core.models.gpt",
@@ -60,12 +73,14 @@ def prepare_megatron() -> None:
         if not torch.cuda.is_available():
             _answer_for_random_states()
         _take_lists_at_once()
-    logging.getLogger("megatron.core.models.gpt.gpt_model").addFilter(_is_news)
+    for module in _NO_NEWS:
+        logging.getLogger(f"megatron.core.{module}").addFilter(_is_news)
+    for message in _HABITS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not that GPTModel will be replaced one day, which its users cannot do anything about."""
-    return "GPTModel IS DEPRECATED" not in record.getMessage()
+    return not any(known in record.getMessage() for known in _NO_NEWS.values())
 
 
 class _CudaToCpu(TorchFunctionMode):
