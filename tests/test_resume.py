@@ -51,7 +51,7 @@ def test_30_random_points_without_workers(packed: bool, dataset: Path) -> None:
             assert take(again.train_dataloader(), more) == batches[step : step + more], step
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.long), True])
 def test_30_random_points_with_two_workers(packed: bool, dataset: Path) -> None:
     more = 4
     points = {1, 2, *random.Random(packed).sample(range(3, 36), 28)}

@@ -252,9 +252,11 @@ def test_a_run_that_has_ended_has_nothing_to_profile(tmp_path: Path) -> None:
 
 
 def test_several_ranks_finish_together_and_the_first_writes(tmp_path: Path) -> None:
-    profiles = profiled_job(tmp_path, "data")
-    plain = profiled_job(tmp_path, "plain", trainer__profile=False)
-    pipeline = profiled_job(tmp_path, "pipeline", trainer__strategy__pipeline_model_parallel_size=2)
+    few = {"trainer__max_steps": 6}
+    profiles = profiled_job(tmp_path, "data", **few)
+    plain = profiled_job(tmp_path, "plain", trainer__profile=False, **few)
+    halves = {"trainer__strategy__pipeline_model_parallel_size": 2}
+    pipeline = profiled_job(tmp_path, "pipeline", **halves, **few)
     run_elsewhere([profiles, plain, pipeline], ranks=2)
     said = [(tmp_path / f"data-rank-{rank}.txt").read_text() for rank in range(2)]
     assert said[0].count("profile on CPU, 2 ranks") == 2
