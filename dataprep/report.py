@@ -22,7 +22,7 @@ class ConvertReport(msgspec.Struct, kw_only=True):
     out: str = ""
     dry_run: bool = False
     format: str = ""
-    """Of the source: `llava-json`, `messages-jsonl`, ..."""
+    """Of the source: form and container, `llava-json`, `messages-jsonl`, `vqa-csv`, ..."""
     format_why: str = ""
     """What tells so; empty where the user said it."""
     records: int = 0

@@ -60,7 +60,8 @@ class Source:
     why: str = ""
     """What tells its form, where that was recognized."""
     container: str = ""
-    """`parquet`, `csv`, `webdataset`, ... of which the file was made; none of JSON."""
+    """`parquet`, `csv`, ... of which the file was made, `reader` where a user's function made it;
+    none of JSON."""
     has_plain_heads: bool = False
     """Whether ids and images stand in LLaVA's fields, in whatever form the texts are."""
 

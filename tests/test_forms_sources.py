@@ -148,7 +148,7 @@ def test_a_function_of_the_user_yields_the_records(
         return convert(tmp_path / source, None, tmp_path / "out", options)
 
     report = run("records")
-    assert report.samples == 2
+    assert (report.samples, report.format, report.format_why) == (2, "llava-reader", "")
     (tmp_path / "talk.txt").write_text("Why?|So.\nHow?\n")
     with pytest.raises(
         RecordError, match=r"my_own_format:records: fails at record 1 of .*ValueErr"

@@ -38,6 +38,19 @@ def check_llava(out: Path, rows: list[Row]) -> None:
         assert images == given_images(row)
 
 
+@pytest.mark.parametrize("given", ["auto", "parquet", "arrow"])
+def test_report_names_the_kind_of_table_that_was_read_whatever_it_is_called(
+    tmp_path: Path, given: str
+) -> None:
+    llava_table(3).to_parquet(tmp_path / "table.bin")
+    llava_table(3).save_to_disk(tmp_path / "saved")
+    kinds = {"table.bin": ("parquet", "a Parquet table"), "saved/*.arrow": ("arrow", "an Arrow")}
+    for number, (name, (kind, why)) in enumerate(kinds.items()):
+        options = ConvertOptions(format=given)
+        report = convert(tmp_path / name, None, tmp_path / f"out{number}", options)
+        assert report.format == f"llava-{kind}" and report.format_why.startswith(why)
+
+
 @pytest.mark.parametrize("row_group", [1, 7, 1000])
 def test_parquet_of_datasets_round_trips(tmp_path: Path, row_group: int) -> None:
     llava_table(COUNT).to_parquet(tmp_path / "t.parquet", batch_size=row_group)

@@ -90,6 +90,20 @@ def test_user_names_the_columns_of_a_table(tmp_path: Path) -> None:
         parse_columns("image")
 
 
+@pytest.mark.parametrize("given", ["auto", "csv", "tsv"])
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_report_names_the_table_that_was_read(tmp_path: Path, kind: str, given: str) -> None:
+    write_images(tmp_path, 1)
+    mark = "\t" if kind == "tsv" else ","
+    talk = json.dumps([{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a"}])
+    tables = {"talk": [["image", "conversations"], ["0.jpg", talk]], "thin": [["conversations"]]}
+    tables["thin"] += [[talk.replace("<image>", "hi")]]
+    for name, rows in tables.items():
+        path = write_table(tmp_path / f"{name}.{kind}", rows, mark)
+        report = convert(path, None, tmp_path / name, ConvertOptions(format=given))
+        assert (report.format, report.samples) == (f"llava-{kind}", 1)
+
+
 def test_conversations_in_a_cell_are_json(tmp_path: Path) -> None:
     write_images(tmp_path, 1)
     talk = [{"from": "human", "value": "<image>hi"}, {"from": "gpt", "value": "yo"}]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import RecordError
 from ..source import Source
-from ..stores.table_file import TableFile, arrow_errors, damaged, open_table
+from ..stores.table_file import ParquetTable, TableFile, arrow_errors, damaged, open_table
 from ..stores.table_files import folder_of, table_files
 from ..stores.table_images import PREFIX, reference
 from .columns import NAMES, Columns, choose_columns, put_images
@@ -60,8 +61,10 @@ def open_arrow_table(
     """
     files = table_files(path)
     first = next(iter(files.values()))
-    layout = layout_of(open_table(first).schema, columns)
-    what = "a Parquet table" if first.suffix == ".parquet" else "an Arrow table"
+    table = open_table(first)
+    layout = layout_of(table.schema, columns)
+    is_parquet = isinstance(table, ParquetTable)
+    what = "a Parquet table" if is_parquet else "an Arrow table"
     said = [f"{what} of {len(files)} file{'s' * (len(files) > 1)}", layout.columns.said]
     if layout.left_out:
         said.append(f"left out, as bytes without a name: {', '.join(layout.left_out)[:200]}")
@@ -76,6 +79,7 @@ def open_arrow_table(
         options=(sorted(columns.items()), form),
         has_plain_heads=bool(layout.images),
     )
+    source = replace(source, container="parquet" if is_parquet else "arrow")
     real = os.path.realpath(path)
     return source, f"{PREFIX}{real}" if layout.images else str(folder_of(path))
 

@@ -55,7 +55,7 @@ def open_any(path: Path, work: Path, options: ConvertOptions | None = None) -> O
     if options.reader is not None:
         from .own import stage
 
-        source = stage(path, work, options.reader)
+        source = replace(stage(path, work, options.reader), container="reader")
         return Opened(source, str(path if path.is_dir() else path.parent))
     given = options.format in CONTAINERS
     kind = options.format if given else _kind(path)
@@ -63,7 +63,8 @@ def open_any(path: Path, work: Path, options: ConvertOptions | None = None) -> O
     if kind not in CONTAINERS:
         return Opened(open_json(path, form), str(path.parent))
     source, images = _open_container(kind, path, work, form, options)
-    return Opened(replace(source, container=kind), images)
+    # What the bytes were is told by who read them: a table may be another one than it is called.
+    return Opened(replace(source, container=source.container or kind), images)
 
 
 def look_into(path: Path, images: str | None) -> tuple[Source, ImageStore | None]:

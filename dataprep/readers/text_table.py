@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def open_text_table(
     mark, header = _header(path)
     chosen = choose_columns(header, columns, frozenset(header))
     names = [chosen.fields.get(name, name) for name in header]
-    return staged(
+    source = staged(
         work,
         {path.name: path},
         lambda: _records(path, mark, names),
@@ -49,7 +50,10 @@ def open_text_table(
         why=f"a table of {len(header)} columns, parted by {mark!r}; {chosen.said}",
         form=form,
         options=sorted(columns.items()),
-    ), str(path.parent)
+    )
+    # Nothing parts the cells of one column: there the name of the file is all that tells.
+    is_tsv = mark == "\t" if len(header) > 1 else path.suffix.lower() == ".tsv"
+    return replace(source, container="tsv" if is_tsv else "csv"), str(path.parent)
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
