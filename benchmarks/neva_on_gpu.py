@@ -107,6 +107,8 @@ def build(
 
 def fill_random(training: Any) -> None:
     """Weights on the GPU: drawing them on the CPU takes minutes."""
+    from neva_prep.trainer.optimizer import parts_with_weights
+
     for name, weight in training.chunks[0].named_parameters():
         if "lora" in name:
             continue
@@ -115,8 +117,7 @@ def fill_random(training: Any) -> None:
         else:
             weight.data.normal_(0, 0.02)
     # The optimizer has copies in float32.
-    optimizer = training.optimizer
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+    for part in parts_with_weights(training.optimizer):
         part.reload_model_params()
 
 

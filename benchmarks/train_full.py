@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="dataset of conversations")
     parser.add_argument("--tokenizer", required=True, help="folder of Llama's tokenizer")
     parser.add_argument("--layers", type=int, help="of the decoder; the model's own unless given")
+    parser.add_argument(
+        "--state", choices=["fp32", "bf16"], default="fp32", help="of the optimizer"
+    )
     options = parser.parse_args()
     start_ranks(ParallelConfig(), seed=1)
     ranks = torch.distributed.get_world_size()
@@ -39,7 +42,11 @@ def main() -> None:
         neva_config("full", options),
         data,
         None,
-        optimizer={"use_distributed_optimizer": True, "overlap_grad_reduce": True},
+        optimizer={
+            "use_distributed_optimizer": True,
+            "overlap_grad_reduce": True,
+            "state_precision": options.state,
+        },
         recompute="full",
     )
     fill_random(training)
@@ -56,6 +63,7 @@ def main() -> None:
     figures = {
         "card": torch.cuda.get_device_name(),
         "gpus": ranks,
+        "state_precision": options.state,
         "step_seconds": step,
         "tokens_per_second": statistics.median(tokens[2:]) / step,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..errors import ConfigError
 from .compat import prepare_megatron
+from .narrow_adam import MAX_BETA, narrow
 from .overlap import keep_order
 from .parallel_config import ComputeConfig
 
@@ -26,6 +27,8 @@ class OptimizerSettings:
     """Of matrices; norms and biases are not decayed."""
     clip_grad: float = 1.0
     """Largest norm of all gradients together; 0 for no limit."""
+    state_precision: Literal["fp32", "bf16"] = "fp32"
+    """Of Adam's two moments; `bf16` takes half their memory, and betas of at most 0.99."""
     use_distributed_optimizer: bool = False
     """Each data-parallel rank holds a part of the optimizer's state."""
     overlap_grad_reduce: bool = False
@@ -44,6 +47,11 @@ class OptimizerSettings:
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas={self.betas}: must be from 0 to below 1")
+        if self.state_precision == "bf16" and max(self.betas) > MAX_BETA:
+            raise ConfigError(
+                f"betas={self.betas} with state_precision=bf16: bfloat16 cannot hold what a step "
+                f"adds to such slow moments; use betas of at most {MAX_BETA}, or fp32"
+            )
 
 
 def wrap_chunks(chunks: Sequence[Any], settings: OptimizerSettings) -> list[Any]:
@@ -95,10 +103,19 @@ def build_optimizer(
         ),
         list(models),
     )
+    if settings.state_precision == "bf16":
+        for part in parts_with_weights(optimizer):
+            narrow(part.optimizer)
     # megatron-core leaves it to its schedule to spare norms and biases; until then all decay.
     for group in optimizer.param_groups:
         group["weight_decay"] = settings.weight_decay * group["wd_mult"]
     return optimizer
+
+
+def parts_with_weights(optimizer: Any) -> list[Any]:
+    """megatron-core's optimizers that have weights on this rank."""
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [part for part in parts if not getattr(part, "is_stub_optimizer", False)]
 
 
 def set_learning_rate(optimizer: Any, lr: float) -> None:
@@ -111,7 +128,7 @@ def clip_gradients(optimizer: Any, max_norm: float, norm: float) -> None:
     """Scale all gradients down where their norm exceeds the limit."""
     from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        weights = [] if getattr(part, "is_stub_optimizer", False) else part.get_parameters()
+    for part in parts_with_weights(optimizer):
+        weights = part.get_parameters()
         if weights and max_norm > 0:
             clip_grad_by_total_norm_fp32(weights, max_norm=max_norm, total_norm=norm)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .build import Training
-from .optimizer import set_learning_rate
+from .optimizer import parts_with_weights, set_learning_rate
 
 
 def sharded_weights(training: Training) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def load_optimizer(training: Training, folder: Path) -> None:
         state = sharded_optimizer(training, weights, loading=True)
         loaded = dist_checkpointing.load(state, str(folder))
         training.optimizer.load_state_dict(loaded["optimizer"])
-    for part in _parts(training.optimizer):
+    for part in parts_with_weights(training.optimizer):
         for moments in part.optimizer.state.values():
             # All have got one tensor, which each of them would count up.
             moments["step"] = moments["step"].clone()
@@ -59,15 +59,9 @@ def _make_moments(optimizer: Any) -> None:
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
     set_learning_rate(optimizer, 0.0)
-    for part in _parts(optimizer):
+    for part in parts_with_weights(optimizer):
         if isinstance(part, DistributedOptimizer) and not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
-
-
-def _parts(optimizer: Any) -> list[Any]:
-    """megatron-core's optimizers that have weights on this rank."""
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [part for part in parts if not getattr(part, "is_stub_optimizer", False)]
 
 
 def _metadata() -> dict[str, Any]:

@@ -79,6 +79,8 @@ def _world_size() -> int:
 def _join() -> None:
     cuda = torch.cuda.is_available()
     if cuda:
+        # Packs of all sizes would leave holes in memory; CUDA's allocator reads it at its start.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         if "OMP_NUM_THREADS" not in os.environ:
             # As torchrun has it: its loaders' processes work on these cores.
             torch.set_num_threads(1)
