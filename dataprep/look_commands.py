@@ -14,6 +14,7 @@ import click
 Examples:
   neva-prep verify shards/
   neva-prep verify shards/ --json
+  neva-prep verify s3://bucket/shards
 \b
 Exit codes: 0 whole, 3 something is off.
 """

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError, ShardError
 from ..loaders.format import QUARANTINE_FILE, Manifest, read_manifest
-from ..loaders.remote import refuse_remote
+from ..loaders.remote import is_remote, parse_address
 from .verify_metadata import (
     check_files,
     check_index,
@@ -21,7 +21,8 @@ from .verify_metadata import (
     check_quarantine,
     check_totals,
 )
-from .verify_shard import Finding, ShardFacts, ShardTask, verify_shard
+from .verify_remote import at_hand
+from .verify_shard import Finding, ShardFacts, ShardTask, VerifyShard
 
 SCHEMA_VERSION = 1
 MAX_FINDINGS = 100
@@ -88,7 +89,7 @@ def verify(
     are decoded only in a shard whose hash has changed, to say which of them is damaged.
 
     Args:
-        path: what `neva-prep convert` wrote.
+        path: what `neva-prep convert` wrote: a folder, or an address.
         workers: processes.
         progress: told after each shard.
         max_findings: how many findings to keep; all are counted.
@@ -96,15 +97,28 @@ def verify(
     Raises:
         ConfigError: fewer than one worker.
         ShardError: there is no manifest to compare with, or no sample in the dataset.
+        RemoteError: the service of an address refuses or cannot be reached.
     """
     if workers < 1:
         raise ConfigError(f"--workers {workers}: must be 1 or more")
-    refuse_remote(path, "every byte of it is to be read")
-    dataset = Path(path)
+    # A Path has swallowed a slash of an address.
+    name = str(parse_address(path) if is_remote(path) else path)
+    with at_hand(path) as (dataset, verify_one):
+        return _verify(name, dataset, verify_one, workers, progress, max_findings)
+
+
+def _verify(
+    path: str,
+    dataset: Path,
+    verify_one: VerifyShard,
+    workers: int,
+    progress: Progress | None,
+    max_findings: int,
+) -> VerifyReport:
     manifest = read_manifest(dataset)
     if not manifest.shards:
         raise ShardError(
-            f"{dataset}: holds no samples: every record was rejected; correct what "
+            f"{path}: holds no samples: every record was rejected; correct what "
             f"{QUARANTINE_FILE} says, then run neva-prep convert --retry"
         )
     findings = [
@@ -123,13 +137,13 @@ def verify(
         for number, entry in enumerate(manifest.shards)
         if (dataset / entry.name).is_file()
     ]
-    facts = list(_watched(_verify_shards(tasks, workers), manifest, progress))
+    facts = list(_watched(_verify_shards(tasks, verify_one, workers), manifest, progress))
     findings += [finding for fact in facts for finding in fact.findings]
     findings += check_totals(manifest, facts)
     findings += check_quarantine(dataset, manifest)
     unkept = sum(fact.found - len(fact.findings) for fact in facts)
     return VerifyReport(
-        path=str(path),
+        path=path,
         shards=len(facts),
         samples=sum(fact.samples for fact in facts),
         images=sum(fact.images for fact in facts),
@@ -140,16 +154,18 @@ def verify(
     )
 
 
-def _verify_shards(tasks: list[ShardTask], workers: int) -> Iterator[ShardFacts]:
+def _verify_shards(
+    tasks: list[ShardTask], verify_one: VerifyShard, workers: int
+) -> Iterator[ShardFacts]:
     workers = min(workers, len(tasks))
     if workers <= 1:
-        yield from map(verify_shard, tasks)
+        yield from map(verify_one, tasks)
         return
     # Forking needs no `if __name__ == "__main__"` in the user's script, and starts at once.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
-        yield from pool.map(verify_shard, tasks)
+        yield from pool.map(verify_one, tasks)
     finally:
         pool.shutdown(cancel_futures=True)
 

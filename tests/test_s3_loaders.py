@@ -161,10 +161,53 @@ def test_inspect_looks_at_a_sample_and_the_others_say_what_they_need(tmp_path: P
     assert (there.returncode, there.stderr) == (0, "")
     ours, theirs = json.loads(here.stdout), json.loads(there.stdout)
     assert _without_dataset(ours) == _without_dataset(theirs)
-    for command in ("verify", "stats"):
-        refused = run(command, url)
-        assert refused.returncode == 2 and "copy it to a folder first" in refused.stderr
-        assert "s3://tests/looked" in refused.stderr
+    refused = run("stats", url)
+    assert refused.returncode == 2 and "copy it to a folder first" in refused.stderr
+    assert "s3://tests/looked" in refused.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_verify_finds_what_it_finds_in_a_folder(workers: int, tmp_path: Path) -> None:
+    folder = conversations(tmp_path / "data", train=30, shards=3)
+    bucket = f"s3://tests/verified-{workers}"
+    url = put(f"{bucket}/shards", folder)
+
+    def found(where: Path | str, code: int) -> dict[str, Any]:
+        done = run("verify", where, "--workers", str(workers), "--json")
+        assert (done.returncode, done.stderr) == (code, "")
+        report: dict[str, Any] = json.loads(done.stdout)
+        assert report.pop("path") == str(where)
+        return report
+
+    whole = found(folder, 0)
+    assert found(url, 0) == whole
+    assert whole["samples"] >= 30
+    shard = next(folder.glob("*-000001.tar"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    (folder / "train-000009.tar").write_bytes(b"left over")
+    put(url, folder)
+    off = found(url, 3)
+    assert off == found(folder, 3)
+    assert {finding["file"] for finding in off["findings"]} >= {shard.name, "train-000009.tar"}
+    nothing = run("verify", f"{bucket}/elsewhere")
+    assert nothing.returncode != 0 and "elsewhere: no neva-prep.json here" in nothing.stderr
+
+
+def test_verify_of_an_address_writes_nowhere_else(tmp_path: Path) -> None:
+    folder = conversations(tmp_path / "data", train=8, shards=1, val=0)
+    victim = tmp_path / "victim.tar"
+    victim.write_bytes(b"mine")
+    manifest = folder / "neva-prep.json"
+    name = next(folder.glob("*.tar")).name
+    assert name in manifest.read_text()
+    manifest.write_text(manifest.read_text().replace(f'"{name}"', json.dumps(str(victim))))
+    url = put("s3://tests/hostile/shards", folder)
+    done = run("verify", url)
+    assert done.returncode != 0
+    assert "no shard's name" in done.stderr
+    assert victim.read_bytes() == b"mine"
 
 
 def _without_dataset(node: Any) -> Any:
