@@ -18,10 +18,8 @@ class NarrowAdamW(torch.optim.AdamW):
     """torch's AdamW, but for the numbers in which it keeps its moments; it computes in float32."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update all weights that have a gradient."""
-        if closure is not None:
-            raise NotImplementedError("a closure is computed again by no one here")
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
