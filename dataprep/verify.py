@@ -21,8 +21,8 @@ from .verify_metadata import (
     check_quarantine,
     check_totals,
 )
-from .verify_remote import at_hand
-from .verify_shard import Finding, ShardFacts, ShardTask, VerifyShard
+from .verify_remote import VerifyShard, at_hand
+from .verify_shard import Finding, ShardFacts, ShardTask
 
 SCHEMA_VERSION = 1
 MAX_FINDINGS = 100

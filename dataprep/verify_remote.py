@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,9 @@ from ..errors import ShardError
 from ..loaders.format import MANIFEST_FILE, META_DIR
 from ..loaders.remote import Place, is_remote, open_place
 from ..loaders.remote_copy import copy_object
-from .verify_shard import ShardFacts, ShardTask, VerifyShard, verify_shard
+from .verify_shard import ShardFacts, ShardTask, verify_shard
+
+VerifyShard = Callable[[ShardTask], ShardFacts]
 
 
 @contextmanager

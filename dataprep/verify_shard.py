@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -277,9 +277,6 @@ def split_message(error: NevaPrepError, place: str = "") -> tuple[str, str]:
     """The finding and the way out of an error's message, without the place it begins with."""
     what, _, fix = str(error).removeprefix(place).rpartition("; ")
     return what, fix
-
-
-VerifyShard = Callable[[ShardTask], ShardFacts]
 
 
 def verify_shard(task: ShardTask) -> ShardFacts:

@@ -11,7 +11,8 @@ from ..errors import ConfigError
 
 MAX_BETA = 0.99
 """A step moves a moment by a share of 1 - beta of what is new; where that is below what bfloat16
-can tell apart, 1/256, moments stand still. At 0.99 they come within a fifth, at 0.95 within 4 %."""
+can tell apart, 1/256, moments stand still: at 0.95 within 8 % of where they should go, at 0.99
+within 39 %."""
 
 
 class NarrowAdamW(torch.optim.AdamW):
