@@ -248,3 +248,33 @@ def ranks_of(layout: str) -> int:
         * sizes.pipeline_model_parallel_size
         * sizes.context_parallel_size
     )
+
+
+def test_an_offloaded_encoder_leaves_the_gpu_and_trains_the_same(tmp_path: Path) -> None:
+    from neva_prep.trainer.weights import load_weights, save_weights
+
+    config = replace(SMALL, freeze_vision_model=True)
+    found = []
+    for offload in (False, True):
+        training = build(config, None, precision="bf16", offload_vision=offload)
+        encoder = list(training.chunks[0].vision_model.parameters())
+        assert all(weight.is_cuda != offload for weight in encoder)
+        loss = train_step(
+            training,
+            iter([packed_batch(SMALL)]),
+            num_micro_batches=1,
+            seq_length=256,
+            micro_batch_size=4,
+        ).loss
+        assert all(weight.is_cuda != offload for weight in encoder)
+        found.append((loss, [w.detach().cpu().clone() for w in training.chunks[0].parameters()]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+    # A checkpoint of it is one like any other.
+    save_weights(training.chunks, tmp_path / "weights")
+    with torch.no_grad():
+        for weight in encoder:
+            weight.zero_()
+    load_weights(training.chunks, tmp_path / "weights")
+    after = [w.detach().cpu() for w in training.chunks[0].parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(found[1][1], after, strict=True))

@@ -17,6 +17,7 @@ from .check import check_model, check_optimizer, effective
 from .config import NevaConfig
 from .lora import LoRA, add_lora
 from .model import MCoreNevaModel
+from .offload import offload
 from .optimizer import OptimizerSettings, build_optimizer, wrap_chunks
 from .parallel_config import ComputeConfig, ParallelConfig
 from .ranks import device
@@ -94,6 +95,8 @@ def build_training(
     _check_trained(chunks)
     for chunk in chunks:
         chunk.to(device())
+        if compute.offload_vision and chunk.vision_model is not None:
+            offload(chunk.vision_model, device())
         _let_gradients_through(chunk)
     if any(chunk.is_fused(device()) for chunk in chunks):
         # Weights would come when megatron-core's layers are called; the fused decoder calls none.

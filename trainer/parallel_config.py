@@ -32,6 +32,9 @@ class ComputeConfig:
     fused: bool | None = None
     """Run the decoder by fused/decoder.py, which needs each of its tensors whole on a rank and a
     Llama-like layer; None for wherever that is so on a GPU."""
+    offload_vision: bool = False
+    """Keep the weights of a frozen vision encoder in the computer's memory, and copy them to the
+    GPU for each pass."""
 
     @property
     def dtype(self) -> torch.dtype:
