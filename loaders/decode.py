@@ -43,6 +43,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_SCAN, _APP1 = 0xDA, 0xE1
+"""Markers of a JPEG: where the pixels begin, and a segment of EXIF or XMP."""
 
 
 def decode_image(
@@ -162,10 +164,24 @@ def _is_plain_jpeg(data: bytes, max_pixels: int, name: str) -> bool:
     height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     if colors not in ("YCbCr", "RGB") or width * height > max_pixels:
         return False
-    if b"Exif" not in data:
+    if not _may_be_turned(data):
         return True
     with _opened(data, name) as image:
         return _orientation(image) not in _UPRIGHT
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a JPEG has a segment that can hold an orientation: EXIF or XMP, both of them APP1."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == _SCAN:
+            return False
+        if marker == _APP1:
+            return True
+        at += 2 + length
+    # Not a plain row of segments.
+    return True
 
 
 def _check_pixels(image: Image.Image, max_pixels: int, name: str) -> None:

@@ -48,17 +48,6 @@ def shard_size(path: Path) -> int:
     return remote.sizes[path.name]
 
 
-class ShardOpener:
-    """Opens one shard; the part of energon's paths that its reader of shards needs."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def open(self, mode: str = "rb") -> BinaryIO:
-        """The shard, for reading."""
-        return open_shard(self._path)
-
-
 class RemoteShard(io.RawIOBase):
     """A shard elsewhere, as a file for reading; its pieces are kept in a folder."""
 

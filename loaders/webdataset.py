@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import megatron.energon
@@ -20,9 +20,8 @@ from megatron.energon.module_loader import ModuleLoader
 from ..errors import NevaPrepError, RecordError, ShardError
 from .dataset_kind import KNOWN_LOADERS, DatasetKind
 from .format import DATASET_FILE, META_DIR
-from .remote_cache import remote_of
-from .remote_shard import ShardOpener
 from .sample import FailedSample
+from .sample_reader import SampleReader
 from .trust import TrustedDataset
 
 _TEXT = frozenset({"txt", "text", "transcript"})
@@ -63,7 +62,6 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
                 "write its names as plain text"
             )
         self._folder = dataset.path.absolute()
-        self._readers: Sequence[Any] = ()
         self._read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
         if not crude:
             self._read = _reader(dataset, kind, self.__sample_type__)
@@ -71,16 +69,15 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
     def build(self, worker_rotation_offset: int = 0) -> SavableDataset:
         """The chain that reads this rank's share."""
         chain = super().build(worker_rotation_offset)
-        self._readers = chain.dataset.join_readers
-        if remote_of(self._folder) is not None:
-            for reader in self._readers:
-                names = reader.tar_filenames
-                reader.tar_filepaths = [ShardOpener(self._folder / name) for name in names]
+        chain.dataset.join_readers = [
+            SampleReader(
+                self._folder, self.shards, self.sample_filter, chain.dataset.parallel_slice_iters
+            )
+        ]
         return chain
 
     def load_sample(self, raw_data: Any) -> Any:
         """A sample; a FailedSample where its members do not give one."""
-        self._forget_members()
         base = {
             "__key__": raw_data["__key__"],
             "__restore_key__": raw_data["__restore_key__"],
@@ -103,15 +100,6 @@ class CheckedWebdataset(BaseWebdatasetFactory):  # type: ignore[misc]
                 reason="bad_members",
             )
             return FailedSample(**base, error=fault)
-
-    def _forget_members(self) -> None:
-        """Empty the lists in which tarfile notes every member that it ever read.
-
-        energon keeps shards open, so the lists would grow by a kilobyte a sample.
-        """
-        for reader in self._readers:
-            for tar in reader.itar_files_cache.values():
-                tar.members.clear()
 
 
 def _reader(

@@ -257,7 +257,9 @@ def test_an_offloaded_encoder_leaves_the_gpu_and_trains_the_same(tmp_path: Path)
     found = []
     for offload in (False, True):
         training = build(config, None, precision="bf16", offload_vision=offload)
-        encoder = list(training.chunks[0].vision_model.parameters())
+        part = training.chunks[0].vision_model
+        assert part is not None
+        encoder = list(part.parameters())
         assert all(weight.is_cuda != offload for weight in encoder)
         loss = train_step(
             training,
