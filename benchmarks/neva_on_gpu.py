@@ -98,7 +98,7 @@ def build(
     return build_training(
         config,
         compute=ComputeConfig(**({"precision": "bf16", "initialize": False} | compute)),
-        optimizer=OptimizerSettings(lr=1e-4, **(optimizer or {})),
+        optimizer=OptimizerSettings(**({"lr": 1e-4} | (optimizer or {}))),
         peft=peft,
         load=load,
         **image_statistics(data),

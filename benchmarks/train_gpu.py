@@ -27,7 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
-from hf_on_gpu import hf_batches, hf_model, run_theirs, with_peft
+from compare_on_gpu import COMPARISONS
+from hf_on_gpu import run_theirs
 from machine import write_result
-from neva_on_gpu import LORA_DIM, PACK, build, fill_random, lora, make_data, neva_config, train
+from neva_on_gpu import PACK, build, fill_random, lora, make_data, neva_config, train
 
 PACKS = 4
 """In a step."""
@@ -53,7 +54,8 @@ VARIANTS = {
     "hf-pretrain": "the same, Hugging Face",
     "ours-13b": "13B, LoRA, bf16, layers computed again",
     "agree": "losses of ours and of Hugging Face, same weights and samples, fewer layers",
-    "fp8-loss": "losses in fp8 and in bf16, 200 steps, fewer layers",
+    "fp8-loss": "losses in fp8 and in bf16, 200 steps from random weights, fewer layers",
+    "fp8-tuning": "the same from weights that were trained before, on text",
 }
 
 
@@ -132,15 +134,16 @@ def _compare(found: dict[str, Any]) -> dict[str, Any]:
         "pretrain_ratio_vs_hf_samples": of("ours-pretrain", "samples_per_second")
         / of("hf-pretrain", "samples_per_second"),
         "memory_gib": {name: of(name, "peak_gib") for name in VARIANTS if name in found},
-        "fp8_loss_difference": of("fp8-loss", "largest_difference"),
+        "fp8_loss_difference": of("fp8-tuning", "largest_difference"),
+        "fp8_loss_difference_from_random_weights": of("fp8-loss", "largest_difference"),
         "hf_loss_difference": of("agree", "largest_difference"),
     }
 
 
 def _run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(1)
-    if name in ("agree", "fp8-loss"):
-        return (_agree if name == "agree" else _fp8_loss)(options)
+    if name in COMPARISONS:
+        return COMPARISONS[name](options)
     return (_ours if name.startswith("ours") else run_theirs)(name, options)
 
 
@@ -226,128 +229,6 @@ def _parts(training: Any, watch: Any) -> dict[str, float]:
         torch.cuda.synchronize()
     waits = watch.take().wait_seconds / 3 * 1000
     return {name: statistics.median(values) for name, values in taken.items()} | {"next": waits}
-
-
-# Do they compute the same?
-
-
-class _InMemory:
-    """Hugging Face's weights, as hf_load.fill reads them from a folder."""
-
-    folder = "memory"
-
-    def __init__(self, model: Any) -> None:
-        from neva_prep.trainer.hf_files import canonical
-
-        self._weights = {
-            canonical(n.removeprefix("model.")): w for n, w in model.state_dict().items()
-        }
-
-    def names(self) -> set[str]:
-        return set(self._weights)
-
-    def read(self, name: str) -> torch.Tensor:
-        return self._weights[name].detach().cpu()
-
-
-def _agree(options: argparse.Namespace) -> dict[str, Any]:
-    """Both train the same adapters on the same padded samples, 20 steps.
-
-    On the layers that Hugging Face has as they are in megatron-core: an adapter of fused layers is
-    one there, and several here.
-    """
-    from neva_prep.trainer import LoRA
-    from neva_prep.trainer.hf_load import load_hf_weights
-    from neva_prep.trainer.recipes.stages import LANGUAGE_LAYERS
-    from neva_prep.trainer.step import train_step
-
-    name, steps, rows = "agree", 20, 4
-    config = neva_config(name, options, layers=8)
-    hf = hf_model(config)
-    folder = _InMemory(hf)
-    batches = list(hf_batches(name, options, rows, steps, workers=0))
-    data = make_data(name, options, pack=False, workers=0, rows=rows)
-    training = build(
-        config,
-        data,
-        LoRA(target_modules=LANGUAGE_LAYERS[1::2], dim=LORA_DIM, alpha=LORA_DIM),
-        load=lambda chunks: [load_hf_weights(chunk, folder) for chunk in chunks],
-    )
-    hf.requires_grad_(False)
-    # Adapters in float32, as the optimizer of ours keeps them.
-    hf = with_peft(hf, "o_proj|down_proj", whole=True)
-    weights = dict(hf.named_parameters())
-    for layer, theirs in _adapters(training.chunks[0], weights):
-        theirs.data.copy_(layer)
-    optimizer = torch.optim.AdamW(
-        [weight for weight in hf.parameters() if weight.requires_grad],
-        lr=1e-4,
-        weight_decay=0.1,
-        betas=(0.9, 0.95),
-        eps=1e-5,
-    )
-    curve = []
-    for batch in batches:
-        batch.pop("tokens")
-        loss = hf(**batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        curve.append(float(loss))
-    stream = iter(data.train_dataloader())
-    ours = [
-        train_step(
-            training, stream, num_micro_batches=1, seq_length=4096, micro_batch_size=rows
-        ).loss
-        for _ in range(steps)
-    ]
-    data.close()
-    return _difference(ours, curve)
-
-
-def _adapters(model: Any, theirs: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Each weight of an adapter, and Hugging Face's."""
-    for name, weight in model.named_parameters():
-        if "lora_" in name:
-            layer, kind = name.split("layers.")[1].split(".")[0], name[-1].upper()
-            part = "self_attn.o_proj" if "linear_proj" in name else "mlp.down_proj"
-            end = f"language_model.layers.{layer}.{part}.lora_{kind}.default.weight"
-            yield weight, next(value for found, value in theirs.items() if found.endswith(end))
-
-
-def _fp8_loss(options: argparse.Namespace) -> dict[str, Any]:
-    """LoRA on the same packs in the same order, from the same weights, in fp8 and in bf16.
-
-    And in bf16 by megatron-core's layers, which round in other places: so far apart are two runs
-    in bf16, too.
-    """
-    curves = []
-    for compute in ({}, {"precision": "fp8"}, {"fused": False}):
-        torch.manual_seed(1)
-        name = "fp8-loss"
-        data = make_data(name, options, pack=True, workers=6)
-        config = neva_config(name, options, layers=options.layers or 4)
-        training = build(config, data, lora(), **compute)
-        fill_random(training)
-        stream = iter(data.train_dataloader())
-        curves.append([train(training, stream, 1).loss for _ in range(200)])
-        data.close()
-        del training
-        torch.cuda.empty_cache()
-    bf16, fp8, unfused = curves
-    return _difference(fp8, bf16) | {"bf16_by_other_kernels": _difference(unfused, bf16)}
-
-
-def _difference(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    differences = [abs(a - b) / b for a, b in zip(ours, theirs, strict=True)]
-    return {
-        "largest_difference": max(differences),
-        "mean_difference": statistics.mean(differences),
-        "difference_of_means": abs(statistics.mean(ours) / statistics.mean(theirs) - 1),
-        "ours": [round(value, 4) for value in ours[:: max(1, len(ours) // 10)]],
-        "theirs": [round(value, 4) for value in theirs[:: max(1, len(theirs) // 10)]],
-    }
 
 
 if __name__ == "__main__":
