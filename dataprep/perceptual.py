@@ -54,6 +54,7 @@ def look_of(content: bytes, pixel_limit: int) -> int | None:
             pixels = decode_array(content, max_pixels=pixel_limit)
     except ImageError:
         return None
+    # A fourth channel is taken for alpha, which L leaves out.
     gray = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     levels = np.asarray(gray).astype(np.int64)
     if levels.std() < _FLATTEST:

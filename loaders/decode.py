@@ -88,7 +88,8 @@ def decode_array(
     image, and a JPEG with damage of any kind, goes through `decode_image`.
 
     Returns:
-        uint8[height, width, 3]
+        uint8[height, width, 3], or 4 where the fourth means nothing: four bytes a pixel are written
+        and resized sooner.
 
     Raises:
         ImageError: as `decode_image`.
@@ -96,7 +97,7 @@ def decode_array(
     # Damage, which Pillow forgives or names, is a ValueError.
     with suppress(ValueError):
         if _is_plain_jpeg(data, max_pixels, name):
-            pixels: np.ndarray = simplejpeg.decode_jpeg(data)
+            pixels: np.ndarray = simplejpeg.decode_jpeg(data, colorspace="RGBX")
             return pixels
     return np.array(decode_image(data, max_pixels=max_pixels, name=name))
 

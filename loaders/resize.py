@@ -88,7 +88,7 @@ class FastPicture:
     """
 
     pixels: np.ndarray
-    """uint8[height, width, 3]"""
+    """uint8[height, width, 3], or 4 of which the last means nothing."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -116,9 +116,11 @@ class FastPicture:
 
     def pad(self, width: int, height: int, color: Color) -> FastPicture:
         """The picture in the middle of a canvas of that size."""
-        canvas = np.empty((height, width, 3), dtype=np.uint8)
+        channels = self.pixels.shape[2]
+        canvas = np.empty((height, width, channels), dtype=np.uint8)
         # Row by row: to fill pixel by pixel takes ten times as long.
-        canvas.reshape(height, -1)[:] = np.tile(np.array(color, dtype=np.uint8), width)
+        pixel = np.array([*color, 0][:channels], dtype=np.uint8)
+        canvas.reshape(height, -1)[:] = np.tile(pixel, width)
         own_width, own_height = self.size
         left, top = (width - own_width) // 2, (height - own_height) // 2
         canvas[top : top + own_height, left : left + own_width] = self.pixels
@@ -131,7 +133,7 @@ class FastPicture:
 
     def planes(self) -> np.ndarray:
         """uint8[3, height, width]."""
-        return np.ascontiguousarray(self.pixels.transpose(2, 0, 1))
+        return np.ascontiguousarray(self.pixels.transpose(2, 0, 1)[:3])
 
 
 def _pillow_goes_down_first(size: tuple[int, int], new_size: tuple[int, int]) -> bool:

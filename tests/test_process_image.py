@@ -236,7 +236,7 @@ def test_keep_gives_the_sizes_of_llava() -> None:
     ids=["plain", "progressive", "restarts", "stored as rgb", "grey", "cmyk", "palette", "webp"],
 )
 def test_fast_decoding_gives_the_pixels_of_pillow(data: bytes) -> None:
-    assert np.array_equal(decode_array(data), np.asarray(decode_image(data)))
+    assert np.array_equal(decode_array(data)[..., :3], np.asarray(decode_image(data)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -244,7 +244,7 @@ def test_fast_decoding_turns_pictures_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(draw(40, 30), "JPEG", exif=exif)
-    assert np.array_equal(decode_array(data), np.asarray(decode_image(data)))
+    assert np.array_equal(decode_array(data)[..., :3], np.asarray(decode_image(data)))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -253,7 +253,7 @@ def test_fast_decoding_sees_an_orientation_that_stands_in_xmp(orientation: int) 
     data = encode(draw(40, 30), "JPEG", xmp=xmp, icc_profile=bytes(70_000))
     expected = decode_image(data)
     assert expected.size == ((30, 40) if orientation == 6 else (40, 30))
-    assert np.array_equal(decode_array(data), np.asarray(expected))
+    assert np.array_equal(decode_array(data)[..., :3], np.asarray(expected))
 
 
 def test_segments_that_hide_an_orientation_are_left_to_pillow() -> None:
@@ -263,12 +263,12 @@ def test_segments_that_hide_an_orientation_are_left_to_pillow() -> None:
     at = data.index(b"\xff\xe1")
     # Any number of FF may stand before a marker.
     filled = data[:at] + b"\xff" * 3 + data[at:]
-    assert np.array_equal(decode_array(filled), np.asarray(decode_image(data)))
+    assert np.array_equal(decode_array(filled)[..., :3], np.asarray(decode_image(data)))
 
 
 def test_only_plain_jpegs_are_given_to_simplejpeg(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda data: seen.append(data))
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda data, **_: seen.append(data))
     exif = Image.Exif()
     exif[0x0112] = 6
     for odd in (
