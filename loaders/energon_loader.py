@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import tarfile
-import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,8 +25,6 @@ _Place = tuple[list[int], int]
 
 _CHECKPOINT_SECONDS = 10.0
 """Workers note their place so often; a restored loader reads again what lies behind the note."""
-_SHARD_READER = "energon/flavors/webdataset/itar"
-"""Part of the names of its files; it raises nearly anything on damaged shards."""
 _SHARD_FAULTS = (OSError, EOFError, tarfile.TarError, SampleException)
 
 
@@ -178,24 +175,26 @@ def our_errors(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
             yield
-    except NevaPrepError as error:
-        inner = _without_traceback(error)
-        if inner is error:
-            raise
-        raise inner from error
     except Exception as error:
-        if not (isinstance(error, _SHARD_FAULTS) or _came_from_a_shard(error)):
+        ours = as_ours(name, error)
+        if ours is error:
             raise
-        finding = str(error).strip().rpartition("\n")[2] or type(error).__name__
-        raise ShardError(
-            f"{name}: reading failed: {finding}; run neva-prep verify on it"
-        ) from error
+        raise ours from error
 
 
-def _came_from_a_shard(error: Exception) -> bool:
-    """Whether energon's reader of shards raised it; a worker's traceback is in the message."""
-    trace = traceback.extract_tb(error.__traceback__)
-    return _SHARD_READER in str(error) or bool(trace and _SHARD_READER in trace[-1].filename)
+def as_ours(name: str, error: Exception) -> Exception:
+    """An error of energon or of a worker process as ours; any other as it is.
+
+    Args:
+        name: of the dataset, for messages.
+        error: what was raised.
+    """
+    if isinstance(error, NevaPrepError):
+        return _without_traceback(error)
+    if not isinstance(error, _SHARD_FAULTS):
+        return error
+    finding = str(error).strip().rpartition("\n")[2] or type(error).__name__
+    return ShardError(f"{name}: reading failed: {finding}; run neva-prep verify on it")
 
 
 def _without_traceback(error: NevaPrepError) -> NevaPrepError:

@@ -11,20 +11,23 @@ from typing import Any
 
 from megatron.energon import (
     Cooker,
-    CrudeWebdataset,
     DefaultTaskEncoder,
     WorkerConfig,
     get_loader,
 )
-from megatron.energon.epathlib import EPath
 from megatron.energon.errors import reraise_exception
 from megatron.energon.metadataset.loader_interface import LoadedDataset
 
-from ..errors import ConfigError, NevaPrepError, ShardError
+from ..errors import ConfigError, ShardError
+from .dataset_kind import CRUDE
 from .decode import DEFAULT_MAX_PIXELS
+from .energon_loader import as_ours
 from .metadataset import check_metadataset
+from .remote import is_remote
+from .remote_cache import cached_dataset
 from .sample import ConversationSample, FailedSample, cook_or_fail
 from .trust import TrustedDataset, check_dataset
+from .webdataset import CheckedWebdataset
 
 _PARALLEL_SHARDS = 16
 """Shards that a worker reads in turns when it shuffles."""
@@ -80,7 +83,7 @@ def open_dataset(
     is skipped: a broken sample, or a count that is not the index's, raises.
 
     Args:
-        path: what `neva-prep convert` wrote.
+        path: what `neva-prep convert` wrote: a folder, or an address such as `s3://bucket/shards`.
         split: name of the split.
         shuffle_buffer_size: shuffle shards, and samples through a buffer of this size.
         num_workers: processes that read.
@@ -93,6 +96,7 @@ def open_dataset(
         ConfigError: no such split, an empty split, or settings that cannot work.
         UntrustedDatasetError: the dataset's metadata asks energon to run code or to read elsewhere.
         ShardError: there is no finished dataset at the path, or its metadata is damaged.
+        RemoteError: the service at an address refuses, or cannot be reached.
 
     Example:
         >>> for sample in open_dataset("shards/"):            # doctest: +SKIP
@@ -153,16 +157,12 @@ class ConversationStream:
             samples = iter(loader)
         try:
             yield from samples
-        except NevaPrepError:
-            raise
-        except Exception as error:  # energon and tarfile raise nearly anything on damaged shards.
-            finding = str(error).strip().rpartition("\n")[2] or type(error).__name__
+        except Exception as error:
+            ours = as_ours(f"{self._dataset.path}, split {self._split}", error)
+            if ours is error:
+                raise
             # Without its traceback, which would keep the worker processes alive with the error.
-            cause = error.with_traceback(None)
-            raise ShardError(
-                f"{self._dataset.path}: reading split {self._split!r} failed: {finding}; "
-                f"run neva-prep verify {self._dataset.path}"
-            ) from cause
+            raise ours from error.with_traceback(None)
         finally:
             # The workers end with the last reference to the loader, and take seconds to end later.
             del loader, samples
@@ -178,21 +178,15 @@ class ConversationStream:
             global_error_handler=reraise_exception,
         )
         shuffle = config.shuffle_buffer_size is not None
-        factory = CrudeWebdataset(
-            EPath(self._dataset.path.absolute()),
-            split_part=self._split,
+        factory = CheckedWebdataset(
+            self._dataset,
+            CRUDE,
+            split=self._split,
             training=True,
             worker_config=workers,
             shuffle_over_epochs=1 if shuffle else None,
             parallel_shard_iters=_PARALLEL_SHARDS if shuffle else 1,
-            subflavors=self._dataset.subflavors,
-            decoder=ConversationTaskEncoder.decoder,
         )
-        if tuple(shard.name for shard in factory.shards) != self._dataset.splits[self._split]:
-            raise ShardError(
-                f"{self._dataset.path}: energon reads other shards from split.yaml than were "
-                "checked; write its names as plain text"
-            )
         return ConversationTaskEncoder().build_train_datasets(
             datasets=[LoadedDataset(dataset=factory)],
             worker_config=workers,
@@ -203,8 +197,8 @@ class ConversationStream:
 
 
 def _check(path: str | os.PathLike[str]) -> TrustedDataset:
-    if "://" in str(path):
-        raise ConfigError(f"{path}: remote datasets cannot be opened yet; copy it to a folder")
+    if is_remote(path):
+        return check_dataset(cached_dataset(path))
     if Path(path).is_file():
         check_metadataset(path)
         raise ConfigError(

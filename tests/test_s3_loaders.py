@@ -18,6 +18,7 @@ from loader_help import conversations, keys_of, module, take
 from small_source import run
 
 from neva_prep.errors import ConfigError, ShardError
+from neva_prep.loaders import open_dataset
 from neva_prep.loaders.remote import open_place
 from neva_prep.loaders.remote_cache import all_blocks, cached_dataset
 from neva_prep.loaders.remote_shard import BLOCK_BYTES, open_shard
@@ -81,6 +82,19 @@ def test_every_sample_of_an_epoch_comes_with_a_cache_smaller_than_the_dataset(
     assert sorted(keys) == [f"{number:09d}" for number in range(120)]
     held = sum(path.stat().st_size for path in all_blocks())
     assert 0 < held < 150_000 < whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_are_those_of_a_folder(workers: int, tmp_path: Path) -> None:
+    folder = conversations(tmp_path / "data", train=30, shards=3)
+    url = put(f"s3://tests/samples-{workers}", folder)
+    here, there = (open_dataset(path, num_workers=workers) for path in (folder, url))
+    assert len(there) == len(here) == 30
+    for ours, theirs in zip(there, here, strict=True):
+        assert (ours.key, ours.messages) == (theirs.key, theirs.messages)
+        assert [image.tobytes() for image in ours.decode_images()] == [
+            image.tobytes() for image in theirs.decode_images()
+        ]
 
 
 def test_addresses_and_folders_blend(tmp_path: Path) -> None:

@@ -254,7 +254,9 @@ def test_a_truncated_shard_raises(tmp_path: Path, num_workers: int) -> None:
     path = write_dataset(tmp_path / "ds")
     shard = path / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[:900])
-    with pytest.raises(ShardError, match=r"reading split 'train' failed.*run neva-prep verify"):
+    with pytest.raises(
+        ShardError, match=r"train-000001\.tar: its \.idx tells .*run neva-prep verify"
+    ):
         list(open_dataset(path, num_workers=num_workers))
 
 
@@ -290,7 +292,11 @@ def test_samples_that_split_yaml_leaves_out_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("s3://bucket/ds", "remote datasets"), ("nowhere", "no such folder"), (".", "no dataset")],
+    [
+        ("s3://bucket/ds.yaml", "only the folder"),
+        ("nowhere", "no such folder"),
+        (".", "no dataset"),
+    ],
 )
 def test_other_places_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, message: str
