@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from convert_help import run_cli
@@ -175,6 +176,25 @@ def test_a_task_tells_its_error_as_a_worker_does(
         convert(*given, tmp_path / "out", on_ray(on_error="fail"))
     assert caught.value.reason == "missing_image"
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_node_that_does_not_see_the_folder_tells_what_it_needs(tmp_path: Path) -> None:
+    from neva_prep.dataprep.engines.job import Job
+    from neva_prep.dataprep.engines.on_ray import _write_shard
+    from neva_prep.dataprep.plan import ROW, ShardPlan
+
+    job = Job(
+        source=tmp_path / "there.json",
+        source_name="there.json",
+        form="llava",
+        images=str(tmp_path),
+        options=ConvertOptions(),
+        out=tmp_path / "elsewhere",
+        journal=tmp_path / "elsewhere/journal",
+    )
+    shard = ShardPlan("train-000000.tar", "train", 0, 0)
+    with pytest.raises(ConfigError, match=r"elsewhere: the node .* does not see .* --spool"):
+        _write_shard(job, None, 0, shard, np.empty(0, ROW))
 
 
 def test_nobody_is_told_that_ray_is_used(cluster: Any) -> None:

@@ -126,3 +126,24 @@ def test_a_tar_in_writing_never_has_its_final_name(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == ["train-000000.tar.tmp"]
     writer.finish()
     assert os.listdir(tmp_path) == ["train-000000.tar"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="not on this system")
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_disk_is_asked_to_write_each_part_as_soon_as_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    path, asked = tmp_path / "a.tar", []
+
+    def advise(fd: int, offset: int, length: int, advice: int) -> None:
+        assert os.fstat(fd).st_size == offset + length
+        asked.append((offset, offset + length, advice))
+        if refused:
+            raise OSError("as some file systems do")
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    _, size, _ = write(path, [(True, [("bytes", bytes(3000))])] * 9)
+    assert len(asked) > 4
+    assert [begin for begin, _, _ in asked] == [0, *(end for _, end, _ in asked[:-1])]
+    assert asked[-1][1] == size == path.stat().st_size
+    assert {advice for _, _, advice in asked} == {os.POSIX_FADV_DONTNEED}

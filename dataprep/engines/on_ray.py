@@ -219,6 +219,11 @@ def _write_shard(
 ) -> tuple[bytes, bytes, Figures]:
     """The task: what the journal is to keep of a shard, and its figures."""
     global _held
+    if not job.options.dry_run and not job.out.is_dir():
+        raise ConfigError(
+            f"{job.out}: the node {socket.gethostname()} does not see its folder, and all nodes "
+            "must; give --out on a disk that they share, or --spool, where --out is an address"
+        )
     if _held is None or _held.job != job:
         _held = Worker(job)
     noted = 0.0
