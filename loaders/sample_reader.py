@@ -7,6 +7,7 @@ client, and takes 0.4 ms for what takes 0.05.
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,9 @@ from ..errors import ShardError
 from .remote_shard import open_shard, shard_size
 
 BLOCK_BYTES = 512
+_EXTENDED = ord("x")
+_TIMES = re.compile(rb"(?:\d+ [mac]time=[0-9.]+\n)+")
+"""The extended headers that webdataset's writer puts before each member."""
 
 
 class _Open(NamedTuple):
@@ -142,7 +146,7 @@ class SampleReader(ShardInfosITarReader):  # type: ignore[misc]
 
 
 def _plain_members(data: bytes) -> list[tuple[str, bytes]] | None:
-    """Members of a piece of a tar that has nothing but plain files with ASCII names."""
+    """Members of a piece of a tar that has nothing but plain files with short ASCII names."""
     at, members = 0, []
     while at < len(data):
         header = data[at : at + BLOCK_BYTES]
@@ -150,17 +154,26 @@ def _plain_members(data: bytes) -> list[tuple[str, bytes]] | None:
         at += BLOCK_BYTES
         if size is None or at + size > len(data):
             return None
+        content = data[at : at + size]
+        at += size + -size % BLOCK_BYTES
+        if header[156] == _EXTENDED:
+            # What it says of the next member must be of no matter, and there must be one.
+            if not _TIMES.fullmatch(content) or at >= len(data):
+                return None
+            continue
         name = header[:100].split(b"\0", 1)[0]
         if not name.isascii():
             return None
-        members.append((name.decode(), data[at : at + size]))
-        at += size + -size % BLOCK_BYTES
+        members.append((name.decode(), content))
     return members
 
 
 def _plain_size(header: bytes) -> int | None:
-    """Bytes of a plain file, from its ustar header; None of anything else, and of a damaged one."""
-    if header[257:263] != b"ustar\0" or header[156] not in b"\x000" or header[345]:
+    """Bytes of a plain file or of an extended header, from its ustar header.
+
+    None of anything else, and of a damaged one.
+    """
+    if header[257:263] != b"ustar\0" or header[156] not in b"\x000x" or header[345]:
         return None
     try:
         size, checksum = int(header[124:135], 8), int(header[148:154], 8)

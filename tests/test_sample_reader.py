@@ -117,6 +117,36 @@ def test_the_usual_tar_needs_no_tarfile(tmp_path: Path, monkeypatch: pytest.Monk
     assert ours[2] == expected
 
 
+def test_tars_of_webdataset_need_no_tarfile_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import webdataset
+
+    path = tmp_path / "train-000000.tar"
+    with webdataset.TarWriter(str(path)) as tar:
+        tar.write({"__key__": "key", "jpg": bytes(700), "json": {"id": 1}})
+    with tarfile.open(path) as tar:
+        assert all(info.pax_headers for info in tar), "they come with times in extended headers"
+        end = tar.offset
+    path.with_suffix(".tar.idx").write_bytes(struct.pack("<2Q", 0, end))
+    ours, theirs = reader_of(path)
+    monkeypatch.setattr(sample_reader, "_any_members", lambda data: pytest.fail("not needed"))
+    assert ours[0] == theirs[0]
+    assert set(theirs[0]) >= {"jpg", "json"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"path": "other.jpg"}, {"mtime": "1.5", "path": "a/b.png"}, {"comment": "mtime=1\n"}],
+    ids=str,
+)
+def test_extended_headers_that_matter_are_heeded(tmp_path: Path, headers: dict[str, str]) -> None:
+    path = one_shard(tmp_path, tarfile.PAX_FORMAT, ["key.jpg"], pax_headers=headers)
+    ours, theirs = reader_of(path)
+    assert ours[0] == theirs[0]
+    assert ours[0]["__key__"] == headers.get("path", "key.jpg").rpartition(".")[0]
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE])
 def test_what_is_no_file_is_no_member(tmp_path: Path, kind: bytes) -> None:
     path = one_shard(tmp_path, tarfile.USTAR_FORMAT, ["key.jpg"], type=kind, linkname="/etc/passwd")

@@ -190,6 +190,16 @@ def test_computing_activations_again_changes_nothing(tmp_path: Path, how: str) -
     assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
 
 
+def test_a_run_with_an_offloaded_encoder_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    frozen: dict[str, Any] = {"model__config__freeze_vision_model": True}
+    plain = job(tmp_path, "plain", trainer__max_steps=4, **frozen)
+    frozen["trainer__compute__offload_vision"] = True
+    run_here(plain)
+    for steps in (2, 4):
+        run_here(job(tmp_path, "offloaded", trainer__max_steps=steps, **frozen))
+    assert losses(job(tmp_path, "offloaded")) == losses(plain)
+
+
 def test_bfloat16_learns_as_float32_does(tmp_path: Path) -> None:
     exact = job(tmp_path, "fp32")
     half = job(tmp_path, "bf16", trainer__compute__precision="bf16")
