@@ -51,9 +51,10 @@ class BrokenTarError(Exception):
 class TarReader:
     """Reads a tar front to back, hashing every byte on the way."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, size: int | None = None) -> None:
+        """Take an open tar, at its beginning, and its bytes; None asks the system for them."""
         self.offset = 0
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = os.fstat(file.fileno()).st_size if size is None else size
         self._file = file
         self._hash = xxhash.xxh3_128()
 

@@ -138,19 +138,6 @@ def parse_address(given: str | os.PathLike[str]) -> Address:
     return Address(scheme, bucket, key.strip("/"))
 
 
-def refuse_remote(given: str | os.PathLike[str], what: str) -> None:
-    """Refuse an address where nothing but a folder will do.
-
-    Raises:
-        ConfigError: it is one.
-    """
-    if is_remote(given):
-        raise ConfigError(
-            f"{parse_address(given)}: {what}; copy it to a folder first, for example with aws s3 "
-            "sync"
-        )
-
-
 class Place:
     """A prefix of a service, or one object; what fails and may pass is tried again.
 

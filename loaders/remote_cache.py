@@ -24,7 +24,7 @@ import msgspec
 import xxhash
 
 from ..errors import ConfigError, ShardError
-from .format import INDEX_FILE, INFO_FILE, MANIFEST_FILE, META_DIR
+from .format import INDEX_FILE, INFO_FILE, MANIFEST_FILE, META_DIR, QUARANTINE_FILE
 from .remote import Place, open_place, parse_address
 from .remote_copy import copy_object, in_parallel
 from .remote_errors import MissingObjectError
@@ -51,12 +51,15 @@ def cache_folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "neva-prep"
 
 
-def cached_dataset(given: str | os.PathLike[str], *, with_index: bool = False) -> Path:
+def cached_dataset(
+    given: str | os.PathLike[str], *, with_index: bool = False, with_quarantine: bool = False
+) -> Path:
     """A folder that stands for a dataset elsewhere; its shards are read through `open_shard`.
 
     Args:
         given: its address.
         with_index: also copy index.sqlite, for reading samples by number or key.
+        with_quarantine: also copy quarantine.jsonl, where there is one.
 
     Raises:
         ShardError: there is no finished dataset, or its metadata is damaged.
@@ -79,6 +82,10 @@ def cached_dataset(given: str | os.PathLike[str], *, with_index: bool = False) -
         except MissingObjectError as error:
             raise ShardError(f"{place}: has no {INDEX_FILE}; convert or prepare again") from error
         copy_object(place / INDEX_FILE, size, files / INDEX_FILE)
+    if with_quarantine and not (files / QUARANTINE_FILE).exists():
+        with suppress(MissingObjectError):
+            size = place.size(QUARANTINE_FILE)
+            copy_object(place / QUARANTINE_FILE, size, files / QUARANTINE_FILE)
     return files
 
 

@@ -15,7 +15,7 @@ import pytest
 import seaweed
 from handmade import members, write_dataset
 from loader_help import conversations, keys_of, module, take
-from small_source import run
+from small_source import run, write_source
 
 from neva_prep.errors import ConfigError, ShardError
 from neva_prep.loaders import open_dataset
@@ -168,16 +168,50 @@ def test_a_shard_is_read_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert BLOCK_BYTES == 4 << 20
 
 
-def test_inspect_looks_at_a_sample_and_the_others_say_what_they_need(tmp_path: Path) -> None:
+def test_inspect_looks_at_a_sample_of_an_address(tmp_path: Path) -> None:
     url = put("s3://tests/looked", conversations(tmp_path / "data", train=8, shards=2, val=0))
     here = run("inspect", tmp_path / "data", "--index", "5", "--json")
     there = run("inspect", url, "--index", "5", "--json")
     assert (there.returncode, there.stderr) == (0, "")
     ours, theirs = json.loads(here.stdout), json.loads(there.stdout)
     assert _without_dataset(ours) == _without_dataset(theirs)
-    refused = run("stats", url)
-    assert refused.returncode == 2 and "copy it to a folder first" in refused.stderr
-    assert "s3://tests/looked" in refused.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_stats_counts_what_it_counts_in_a_folder(workers: str, tmp_path: Path) -> None:
+    source, images = write_source(tmp_path / "source", 60, bad=(4, 30))
+    folder = tmp_path / "shards"
+    run("convert", source, "--images", images, "--out", folder, "--shard-count", "25")
+    url = put(f"s3://tests/counted-{workers}", folder)
+    here, there = (run("stats", path, "--workers", workers, "--json") for path in (folder, url))
+    assert (there.returncode, there.stderr) == (here.returncode, here.stderr) == (0, "")
+    ours, theirs = json.loads(here.stdout), json.loads(there.stdout)
+    assert (ours.pop("path"), theirs.pop("path")) == (str(folder), url)
+    assert theirs == ours
+    assert (ours["counted"], sum(ours["quarantined"].values())) == (58, 2)
+
+
+def test_stats_of_a_damaged_shard_elsewhere_tells_the_address(tmp_path: Path) -> None:
+    folder = conversations(tmp_path / "data", train=8, shards=2, val=0)
+    url = put("s3://tests/counted-badly", folder)
+    missing = run("stats", url, "--split", "other")
+    assert missing.returncode == 2 and f"{url}: has no split 'other'" in missing.stderr
+    source = run("stats", "s3://tests/counted-badly/llava.json")
+    assert source.returncode == 2 and "only the folder of a dataset" in source.stderr
+
+
+def test_diff_compares_addresses_and_folders(tmp_path: Path) -> None:
+    folder = conversations(tmp_path / "data", train=12, shards=2)
+    url = put("s3://tests/compared", folder)
+    same = run("diff", folder, url, "--json")
+    assert (same.returncode, same.stderr) == (0, "")
+    report = json.loads(same.stdout)
+    assert report["b"]["path"] == url
+    assert report["unchanged"] == report["a"]["rows"] == report["b"]["rows"] == 19
+    other = conversations(tmp_path / "other", train=9, shards=2)
+    differs = run("diff", url, other, "--json")
+    assert differs.returncode == 1
+    assert json.loads(differs.stdout)["removed"] == 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])

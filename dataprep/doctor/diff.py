@@ -106,7 +106,7 @@ def diff(
     """Compare two sources or datasets.
 
     Args:
-        a: a source file, or the folder of a converted dataset.
+        a: a source file, or the folder or address of a converted dataset.
         b: the other one.
         images_a: image folder of a source; its own folder where it is not given.
         images_b: likewise.
@@ -118,8 +118,9 @@ def diff(
         RecordError: a source cannot be read.
         ShardError: a dataset cannot be read.
         ConfigError: no such image folder.
+        RemoteError: the service at an address refuses, or cannot be reached.
     """
-    side_a, side_b = open_side(Path(a), images_a), open_side(Path(b), images_b)
+    side_a, side_b = open_side(a, images_a), open_side(b, images_b)
     report = DiffReport(a=_totals(side_a), b=_totals(side_b))
     table_a = _read(side_a, report.a, tokenizing, progress)
     table_b = _read(side_b, report.b, tokenizing, progress)
@@ -146,7 +147,7 @@ def _moves(a: Table, b: Table, pairs: Any) -> tuple[Any, dict[str, int]]:
 
 
 def _totals(side: Side) -> SideTotals:
-    return SideTotals(path=os.fspath(side.path), kind=side.kind)
+    return SideTotals(path=side.name, kind=side.kind)
 
 
 def _read(
@@ -161,7 +162,7 @@ def _read(
         if counter is not None:
             counter.add(row)
         if row.index % _PROGRESS_EVERY == 0:
-            progress(side.path.name, done, side.num_bytes)
+            progress(Path(side.name).name, done, side.num_bytes)
     totals.splits = dict(splits)
     if counter is not None:
         counter.finish(totals)

@@ -23,8 +23,8 @@ Examples:
 Exit codes: 0 the same, 1 different, 2 usage, 3 one of them cannot be read.
 """
 )
-@click.argument("a", type=click.Path(exists=True, path_type=Path))
-@click.argument("b", type=click.Path(exists=True, path_type=Path))
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
 @click.option(
     "--images-a",
     type=click.Path(path_type=Path),
@@ -59,15 +59,19 @@ def diff(
 ) -> None:
     """Say how B differs from A: rows added, removed, changed, moved; images; tokens.
 
-    Each is a JSON or JSONL file, or the folder of a converted dataset. The order of rows counts for
-    nothing.
+    Each is a JSON or JSONL file, or the folder or address of a converted dataset. The order of rows
+    counts for nothing.
     """
     from rich.console import Console
 
+    from ...loaders.remote import is_remote
     from ..progress import BytesBar, stderr_console
     from .diff import diff as run
     from .diff_show import show_diff
 
+    for path in (a, b):
+        if not path.exists() and not is_remote(path):
+            raise click.UsageError(f"{path} does not exist")
     tokenizing = _tokenizing(folder, template)
     with BytesBar(stderr_console(), "Reading") as bar:
         report = run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from ...errors import ImageError, RecordError, ShardError
 from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import ImageEntry, sample_key
 from ...loaders.members import JSON_MEMBER
+from ...loaders.remote import is_remote, parse_address
+from ...loaders.remote_cache import cached_dataset
+from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import ShardReader
 from ..folder import ImageFolder
 from ..image import read_header
@@ -73,7 +77,8 @@ class Row:
 class Side(Protocol):
     """One of the two things that are compared."""
 
-    path: Path
+    name: str
+    """Its path or address."""
     kind: str
     """`source` or `dataset`."""
     num_bytes: int
@@ -88,16 +93,20 @@ class Side(Protocol):
         ...
 
 
-def open_side(path: Path, images: Path | None) -> Side:
-    """A source file, or the folder of a converted dataset.
+def open_side(given: str | os.PathLike[str], images: Path | None) -> Side:
+    """A source file, or the folder or address of a converted dataset.
 
     Raises:
         RecordError: the source cannot be read.
         ShardError: the folder is no finished dataset.
         ConfigError: no such image folder.
+        RemoteError: the service at an address refuses, or cannot be reached.
     """
+    if is_remote(given):
+        return DatasetSide(cached_dataset(given, with_index=True), str(parse_address(given)))
+    path = Path(given)
     if path.is_dir():
-        return DatasetSide(path)
+        return DatasetSide(path, str(path))
     return SourceSide(path, ImageFolder(str(images or path.parent)))
 
 
@@ -107,7 +116,7 @@ class SourceSide:
     kind = "source"
 
     def __init__(self, path: Path, folder: ImageFolder) -> None:
-        self.path = path
+        self.name = str(path)
         self._images = WithEmbedded(folder)
         self._records = Records(open_json(path))
         self._read = self._records.source.reader()
@@ -153,21 +162,21 @@ class DatasetSide:
 
     kind = "dataset"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         trusted, _ = check_typed_dataset(path)
-        self.path = path
+        self.name, self._path = name, path
         self._shards = trusted.shard_samples
         self._split_of = {name: split for split, names in trusted.splits.items() for name in names}
         self._reader = ShardReader(path, trusted.shard_samples, frozenset(trusted.shard_samples))
-        self.num_bytes = sum((path / name).stat().st_size for name in self._shards)
+        self.num_bytes = sum(shard_size(path / shard) for shard in self._shards)
 
     def rows(self) -> Iterator[tuple[Row, int]]:
         """Every sample, shard by shard."""
         index, done = 0, 0
         for name in self._shards:
             try:
-                with (self.path / name).open("rb") as file:
-                    reader = TarReader(file)
+                with open_shard(self._path / name) as file:
+                    reader = TarReader(file, shard_size(self._path / name))
                     for sample in reader.samples():
                         members = {member.name: member.data for member in sample}
                         yield self._row(index, sample[0].key, name, members), done + reader.offset
@@ -175,8 +184,8 @@ class DatasetSide:
                     done += reader.size
             except (BrokenTarError, OSError) as error:
                 raise ShardError(
-                    f"{self.path / name}: cannot be read ({error}); run neva-prep verify "
-                    f"{self.path}"
+                    f"{self.name}/{name}: cannot be read ({error}); run neva-prep verify "
+                    f"{self.name}"
                 ) from error
 
     def row(self, index: int) -> Row:

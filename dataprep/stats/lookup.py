@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...loaders.members import USER_ROLES
+from ...loaders.remote_shard import open_shard
 from .count import ANSWER_ROLES, text_hash
 from .item import plain_answer, plain_question
 
@@ -61,7 +62,7 @@ def _values(record: Any, roles: Iterable[str]) -> list[str]:
 
 def _record_at(path: Path, offset: int) -> Any:
     size = _WINDOW
-    with path.open("rb") as file:
+    with open_shard(path) as file:
         while True:
             file.seek(offset)
             window = file.read(size)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from ...errors import RecordError, ShardError
 from ...loaders.format import IMAGE_PLACEHOLDER, INDEX_FILE, ImageEntry
 from ...loaders.members import JSON_MEMBER, USER_ROLES, read_record
+from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import open_index
 from ..readers.record import Turn
 from .item import Item, LeftOut, Picture
@@ -59,7 +59,7 @@ def dataset_tasks(
         if name not in chosen or not samples:
             continue
         try:
-            size = (dataset / name).stat().st_size
+            size = shard_size(dataset / name)
         except OSError as error:
             raise ShardError(
                 f"{dataset / name}: cannot be read ({error.strerror}); run neva-prep verify "
@@ -88,20 +88,19 @@ class DatasetReader:
         path = self._dataset / task.name
         keys, parts = self._rows(task)
         try:
-            shard = path.open("rb")
+            shard, end = open_shard(path), shard_size(path)
         except OSError as error:
             raise ShardError(
                 f"{path}: cannot be read ({error.strerror}); run neva-prep verify {self._dataset}"
             ) from error
         with shard:
-            fd, end = shard.fileno(), os.fstat(shard.fileno()).st_size
             for number in range(task.start, task.stop):
                 key = keys.get(number) or f"number {number}"
                 if self._excluded and f"{task.name}/{key}" in self._excluded:
                     yield LeftOut("excluded", f"{task.name}: sample {key}: is excluded")
                     continue
                 try:
-                    yield _read_sample(fd, end, task.shard, key, parts.get(number, []))
+                    yield _read_sample(shard, end, task.shard, key, parts.get(number, []))
                 except RecordError as error:
                     yield LeftOut(error.reason or "damaged_member", f"{task.name}: {error}")
 
@@ -134,11 +133,11 @@ class DatasetReader:
         return dict(keys), parts
 
 
-def _read_sample(fd: int, end: int, shard: int, key: str, parts: list[_Part]) -> Item:
+def _read_sample(file: BinaryIO, end: int, shard: int, key: str, parts: list[_Part]) -> Item:
     """One sample of an open shard.
 
     Args:
-        fd: the shard.
+        file: the shard.
         end: its size.
         shard: its number.
         key: of the sample.
@@ -151,7 +150,7 @@ def _read_sample(fd: int, end: int, shard: int, key: str, parts: list[_Part]) ->
     if sizes.pop(JSON_MEMBER, None) is None:
         raise RecordError(f"sample {key}: the index has no record of it", reason="not_in_index")
     offset, size = next((offset, size) for name, offset, size in parts if name == JSON_MEMBER)
-    data = _read_range(fd, end, key, offset, size)
+    data = _read_range(file, end, key, offset, size)
     turns, images = _read_member(key, data, sizes)
     pictures = [
         Picture(image.source, _extension(image.name), image.width, image.height, sizes[image.name])
@@ -200,7 +199,7 @@ def _is_sound(found: _Member, members: Collection[str]) -> bool:
     return len(set(names)) == asked and all([name in members for name in names])
 
 
-def _read_range(fd: int, end: int, key: str, offset: Any, size: Any) -> bytes:
+def _read_range(file: BinaryIO, end: int, key: str, offset: Any, size: Any) -> bytes:
     """Bytes of a shard; the range comes from an untrusted index."""
     is_range = isinstance(offset, int) and isinstance(size, int) and offset >= 0 and size >= 0
     if not is_range or offset + size > end:
@@ -209,4 +208,5 @@ def _read_range(fd: int, end: int, key: str, offset: Any, size: Any) -> bytes:
             f"{end}",
             reason="damaged_shard",
         )
-    return os.pread(fd, size, offset)
+    file.seek(offset)
+    return file.read(size)

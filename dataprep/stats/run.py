@@ -8,18 +8,21 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, RecordError, ShardError, TemplateError
 from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import QUARANTINE_FILE
-from ...loaders.remote import refuse_remote
+from ...loaders.remote import is_remote, open_place
+from ...loaders.remote_cache import cached_dataset
+from ...loaders.remote_shard import shard_size
 from ...loaders.trust import TrustedDataset
 from ..quarantine import read_quarantine
 from ..readers.open import look_into
 from ..source import Source
+from ..spool import named
 from ..stores.store import ImageStore
 from .count import PartCounts, count_items
 from .pool import processes
@@ -52,7 +55,7 @@ def stats(
     but for a few bytes of each in the packing forecast; docs/stats.md has the bounds.
 
     Args:
-        path: a source file, or what `neva-prep convert` wrote.
+        path: a source file, or what `neva-prep convert` wrote: a folder, or an address.
         images: image folder of a source; its images are then looked at as convert does. None takes
             their number from the records alone.
         split: of a dataset; None for all of it.
@@ -67,13 +70,28 @@ def stats(
         RecordError: the source as a whole is broken, or there is no record that counts.
         TemplateError: no record can be tokenized.
         ShardError: the dataset, its index or a shard is missing or damaged.
+        RemoteError: the service at an address refuses, or cannot be reached.
 
     Example:
         >>> found = stats("shards/", workers=8)  # doctest: +SKIP
         >>> found.images.mean, found.text_only   # doctest: +SKIP
     """
     _check_numbers(workers, top, global_batch_size)
-    refuse_remote(path, "all of it is to be read")
+    if is_remote(path):
+        here = cached_dataset(path, with_index=True, with_quarantine=True)
+        place = open_place(path)
+        with named(here, place):
+            found = stats(
+                here,
+                images=images,
+                split=split,
+                tokenizing=tokenizing,
+                global_batch_size=global_batch_size,
+                top=top,
+                workers=workers,
+                progress=progress,
+            )
+        return replace(found, path=str(place))
     job = _open(Path(path), images, split, tokenizing)
     counts = PartCounts()
     done = 0
@@ -166,7 +184,7 @@ def _dataset_origin(dataset: TrustedDataset, split: str | None) -> Origin:
 
 def _size(shard: Path) -> int:
     try:
-        return shard.stat().st_size
+        return shard_size(shard)
     except OSError as error:
         raise ShardError(
             f"{shard}: cannot be read ({error.strerror}); run neva-prep verify {shard.parent}"
