@@ -10,6 +10,9 @@ from typing import Any
 from ..errors import ConfigError
 from ..loaders.dataset_kind import check_typed_dataset
 from ..loaders.ranks import check_batch_sizes, check_samples, check_shards, split_evenly
+from ..loaders.remote import is_remote, name_of
+from ..loaders.remote_cache import cached_dataset
+from ..loaders.remote_shard import shard_size
 
 SCHEMA_VERSION = 1
 
@@ -53,7 +56,7 @@ def plan_reading(
     """Divide a split as energon will.
 
     Args:
-        dataset: a converted or prepared dataset.
+        dataset: a converted or prepared dataset, or its address.
         split: name of the split.
         ranks: data-parallel.
         workers: of each rank; 0 reads in the rank's own process.
@@ -65,21 +68,24 @@ def plan_reading(
         ConfigError: no such split, batch sizes that do not divide, or fewer shards or samples than
             readers; the message has the numbers that would work.
         ShardError: there is no finished dataset.
+        RemoteError: the service at an address refuses, or cannot be reached.
     """
     if ranks < 1 or workers < 0:
         raise ConfigError(f"--gpus {ranks} --workers {workers}: give 1 or more, and 0 or more")
-    trusted, _ = check_typed_dataset(dataset)
+    folder = cached_dataset(dataset) if is_remote(dataset) else Path(dataset)
+    name = name_of(dataset)
+    trusted, _ = check_typed_dataset(folder)
     if split not in trusted.splits:
-        raise ConfigError(f"{dataset}: has no split {split!r}, only {', '.join(trusted.splits)}")
+        raise ConfigError(f"{name}: has no split {split!r}, only {', '.join(trusted.splits)}")
     shards = trusted.splits[split]
-    samples = sum(trusted.shard_samples[name] for name in shards)
+    samples = sum(trusted.shard_samples[shard] for shard in shards)
     micro_batches = check_batch_sizes(micro_batch_size, global_batch_size, ranks)
-    check_samples(str(dataset), samples, ranks, workers)
-    check_shards(str(dataset), len(shards), samples, ranks, workers)
+    check_samples(name, samples, ranks, workers)
+    check_shards(name, len(shards), samples, ranks, workers)
     readers = max(1, workers)
     dealt = split_evenly(samples, ranks * readers)
     shares = [sum(dealt[rank::ranks]) for rank in range(ranks)]
-    size = sum((Path(dataset) / name).stat().st_size for name in shards)
+    size = sum(shard_size(folder / shard) for shard in shards)
     return ReadingPlan(
         split=split,
         samples=samples,

@@ -36,10 +36,10 @@ def trace_keys(dataset: str | os.PathLike[str], keys: Sequence[str]) -> list[dic
         ConfigError: the dataset has no such key.
         ShardError: the dataset cannot be read.
     """
-    source = (
-        read_manifest(dataset).source.name if (Path(dataset) / MANIFEST_FILE).exists() else None
-    )
     looked = open_looked(dataset)
+    # Of a dataset elsewhere this is the folder that stands for it.
+    folder = looked.path
+    source = read_manifest(folder).source.name if (folder / MANIFEST_FILE).exists() else None
     rows = []
     for key in keys:
         sample = looked.sample(looked.find(key=key))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError, ShardError
 from ..loaders.format import QUARANTINE_FILE, Manifest, read_manifest
-from ..loaders.remote import is_remote, parse_address
+from ..loaders.remote import name_of
 from .verify_metadata import (
     check_files,
     check_index,
@@ -101,8 +101,7 @@ def verify(
     """
     if workers < 1:
         raise ConfigError(f"--workers {workers}: must be 1 or more")
-    # A Path has swallowed a slash of an address.
-    name = str(parse_address(path) if is_remote(path) else path)
+    name = name_of(path)
     with at_hand(path) as (dataset, verify_one):
         return _verify(name, dataset, verify_one, workers, progress, max_findings)
 

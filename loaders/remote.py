@@ -138,6 +138,11 @@ def parse_address(given: str | os.PathLike[str]) -> Address:
     return Address(scheme, bucket, key.strip("/"))
 
 
+def name_of(given: str | os.PathLike[str]) -> str:
+    """A path as it was given, or an address as it is written (a Path swallows a slash of it)."""
+    return str(parse_address(given)) if is_remote(given) else os.fspath(given)
+
+
 class Place:
     """A prefix of a service, or one object; what fails and may pass is tried again.
 

@@ -191,6 +191,22 @@ def test_stats_counts_what_it_counts_in_a_folder(workers: str, tmp_path: Path) -
     assert (ours["counted"], sum(ours["quarantined"].values())) == (58, 2)
 
 
+def test_trace_and_plan_say_of_an_address_what_they_say_of_a_folder(tmp_path: Path) -> None:
+    source, images = write_source(tmp_path / "source", 30)
+    folder = tmp_path / "shards"
+    run("convert", source, "--images", images, "--out", folder, "--shard-count", "15")
+    url = put("s3://tests/traced", folder)
+    for command in (
+        ("trace", "000000004", "000000021", "--json"),
+        ("plan", "--gpus", "2", "--workers", "1", "--json"),
+    ):
+        here, there = (run(command[0], path, *command[1:]) for path in (folder, url))
+        assert (here.returncode, there.returncode, there.stderr) == (0, 0, here.stderr)
+        assert there.stdout.replace(url, str(folder)) == here.stdout
+    rows = json.loads(run("trace", url, "000000004", "--json").stdout)["samples"]
+    assert (rows[0]["source"], rows[0]["record"]) == (source.name, 4)
+
+
 def test_stats_of_a_damaged_shard_elsewhere_tells_the_address(tmp_path: Path) -> None:
     folder = conversations(tmp_path / "data", train=8, shards=2, val=0)
     url = put("s3://tests/counted-badly", folder)

@@ -16,7 +16,7 @@ from ...errors import ImageError, RecordError, ShardError
 from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import ImageEntry, sample_key
 from ...loaders.members import JSON_MEMBER
-from ...loaders.remote import is_remote, parse_address
+from ...loaders.remote import is_remote, name_of
 from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import ShardReader
@@ -103,10 +103,10 @@ def open_side(given: str | os.PathLike[str], images: Path | None) -> Side:
         RemoteError: the service at an address refuses, or cannot be reached.
     """
     if is_remote(given):
-        return DatasetSide(cached_dataset(given, with_index=True), str(parse_address(given)))
+        return DatasetSide(cached_dataset(given, with_index=True), name_of(given))
     path = Path(given)
     if path.is_dir():
-        return DatasetSide(path, str(path))
+        return DatasetSide(path, name_of(path))
     return SourceSide(path, ImageFolder(str(images or path.parent)))
 
 
