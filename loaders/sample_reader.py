@@ -137,7 +137,7 @@ class SampleReader(ShardInfosITarReader):  # type: ignore[misc]
         if members is None:
             try:
                 members = _any_members(data)
-            except (tarfile.TarError, ValueError) as error:
+            except Exception as error:  # tarfile raises nearly anything on damaged headers.
                 raise self._damaged(name, f"a sample is no tar ({error})") from error
         return members
 
@@ -173,7 +173,9 @@ def _plain_size(header: bytes) -> int | None:
 
     None of anything else, and of a damaged one.
     """
-    if header[257:263] != b"ustar\0" or header[156] not in b"\x000x" or header[345]:
+    if len(header) < BLOCK_BYTES or header[257:263] != b"ustar\0":
+        return None
+    if header[156] not in b"\x000x" or header[345]:
         return None
     try:
         size, checksum = int(header[124:135], 8), int(header[148:154], 8)
@@ -188,11 +190,15 @@ def _any_members(data: bytes) -> list[tuple[str, bytes]]:
     """The same of any tar: long names, other letters, members that are no files.
 
     Raises:
-        tarfile.TarError: it is damaged.
+        tarfile.TarError: it is damaged, or holds what would grow when it is read.
     """
+    members = []
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        files = [(info.name, tar.extractfile(info)) for info in tar if info.isfile()]
-        members = [(name, file.read()) for name, file in files if file is not None]
+        for info in tar:
+            if info.issparse():
+                raise tarfile.ReadError(f"{info.name} is a sparse file")
+            if info.isfile() and (file := tar.extractfile(info)) is not None:
+                members.append((info.name, file.read()))
         if tar.offset < len(data):
             # tarfile takes a damaged header for the end.
             raise tarfile.ReadError(f"its header at byte {tar.offset:,} is damaged")

@@ -6,11 +6,14 @@ import io
 import pickle
 import struct
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from loader_help import conversations
 from megatron.energon.epathlib import EPath
 from megatron.energon.flavors.webdataset.itar_reader import ShardInfosITarReader
@@ -180,6 +183,43 @@ def test_damage_is_told_with_its_shard(
     with pytest.raises(ShardError, match=finding) as raised:
         reader_of(path)[0][0]
     assert str(path) in str(raised.value)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    st.sampled_from(sorted(NAMES)),
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 255)), max_size=3),
+    st.integers(0, 600),
+)
+def test_whatever_is_damaged_is_told_or_read_as_energon_reads_it(
+    kind: int, names: str, changes: list[tuple[int, int]], missing: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = one_shard(Path(folder), kind, NAMES[names])
+        data, starts = bytearray(path.read_bytes()), path.with_suffix(".tar.idx")
+        for at, change in changes:
+            data[at % len(data)] ^= change
+        path.write_bytes(data)
+        end = struct.unpack("<2Q", starts.read_bytes())[1] - missing
+        starts.write_bytes(struct.pack("<2Q", 0, end))
+        ours, theirs = reader_of(path)
+        try:
+            found = ours[0]
+        except ShardError:
+            return
+        finally:
+            ours.close()
+        assert found == theirs[0]
+
+
+def test_a_sparse_member_is_not_filled_with_zeros(tmp_path: Path) -> None:
+    headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9" * 15}
+    path = one_shard(
+        tmp_path, tarfile.PAX_FORMAT, ["key.jpg"], pax_headers=headers | {"GNU.sparse.name": "k.x"}
+    )
+    with pytest.raises(ShardError, match=r"a sample is no tar"):
+        reader_of(path)[0][0]
 
 
 def test_a_sample_of_two_keys_is_told(tmp_path: Path) -> None:
