@@ -178,6 +178,20 @@ def test_a_task_tells_its_error_as_a_worker_does(
     assert "Traceback" not in str(caught.value)
 
 
+def test_tasks_are_given_up_even_while_they_begin(
+    cluster: Any, given: tuple[Path, Path], tmp_path: Path
+) -> None:
+    # Ray ends the whole process where a task is cancelled while it is handed to its worker.
+    for number in range(12):
+        options = OPTIONS | {"shard_count": 5, "shuffle": number}
+        with pytest.raises(RecordError, match="does not exist"):
+            convert(
+                *given,
+                tmp_path / str(number),
+                ConvertOptions(**options, check="decode", engine="ray", on_error="fail"),
+            )
+
+
 def test_a_node_that_does_not_see_the_folder_tells_what_it_needs(tmp_path: Path) -> None:
     from neva_prep.dataprep.engines.job import Job
     from neva_prep.dataprep.engines.on_ray import _write_shard

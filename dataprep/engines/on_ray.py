@@ -74,7 +74,7 @@ def run_on_ray(job: Job, shards: Sequence[ShardPlan], tick: Callable[[Tally], No
                 written, records, rejected_count = (ended + under_way).tolist()
                 tick(Tally(written, records, rejected_count, shard_ended=bool(done)))
         finally:
-            _cancel(ray, list(waiting))
+            _cancel(ray, board, {slot: ref for ref, (slot, _) in waiting.items()})
             with suppress(Exception):
                 ray.kill(board)
 
@@ -166,22 +166,49 @@ def _result(ray: Any, job: Job, shard: ShardPlan, ref: Any) -> tuple[bytes, byte
         ) from error
 
 
-def _cancel(ray: Any, refs: list[Any]) -> None:
-    """End tasks: first so that they remove what they were writing."""
-    for force in (False, True):
-        for ref in refs:
-            # It may have ended by itself.
-            with suppress(Exception):
-                ray.cancel(ref, force=force)
-        if refs:
-            _, refs = ray.wait(refs, num_returns=len(refs), timeout=_CANCEL_SECONDS)
+def _cancel(ray: Any, board: Any, tasks: dict[int, Any]) -> None:
+    """End tasks, by slot: first so that they remove what they were writing.
+
+    Those that have not begun are told by the board when they do. To cancel a task while it is
+    handed to its worker ends this process: "Tried to complete task that was not pending".
+    """
+    if not tasks:
+        return
+    begun = set(tasks)
+    with suppress(ray.exceptions.RayError):
+        begun &= ray.get(board.stop.remote(), timeout=_KNOCK_SECONDS)
+    _end(ray, [tasks[slot] for slot in begun], force=False)
+    _, left = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=_CANCEL_SECONDS)
+    if left:
+        _end(ray, left, force=True)
+        ray.wait(left, num_returns=len(left), timeout=_CANCEL_SECONDS)
+
+
+def _end(ray: Any, refs: list[Any], *, force: bool) -> None:
+    for ref in refs:
+        # It may have ended by itself.
+        with suppress(Exception):
+            ray.cancel(ref, force=force)
 
 
 class _Board:
-    """An actor where tasks note how far they are, for the driver to read."""
+    """An actor where tasks note how far they are, and learn that they are not wanted any more."""
 
     def __init__(self) -> None:
         self._figures: dict[int, Figures] = {}
+        self._begun: set[int] = set()
+        self._stopped = False
+
+    def begin(self, slot: int) -> bool:
+        """A task is about to work; whether it is still wanted."""
+        if not self._stopped:
+            self._begun.add(slot)
+        return not self._stopped
+
+    def stop(self) -> set[int]:
+        """No further task is to begin; those that have."""
+        self._stopped = True
+        return self._begun
 
     def note(self, slot: int, figures: Figures) -> None:
         self._figures[slot] = figures
@@ -211,6 +238,17 @@ class _Seen:
         return total
 
 
+def _is_wanted(board: Any, slot: int) -> bool:
+    """Whether a task may begin; where the board is being started anew, it may."""
+    import ray
+
+    try:
+        wanted: bool = ray.get(board.begin.remote(slot))
+    except ray.exceptions.RayError:
+        return True
+    return wanted
+
+
 _held: Worker | None = None
 
 
@@ -224,6 +262,8 @@ def _write_shard(
             f"{job.out}: the node {socket.gethostname()} does not see its folder, and all nodes "
             "must; give --out on a disk that they share, or --spool, where --out is an address"
         )
+    if not _is_wanted(board, slot):
+        raise ShardError(f"{job.out / shard.name}: was given up before it was begun")
     if _held is None or _held.job != job:
         _held = Worker(job)
     noted = 0.0
