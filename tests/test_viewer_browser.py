@@ -85,6 +85,8 @@ def test_search_filter_open_walk_and_go_to_quarantine(page: Page, url: str, look
     page.wait_for_url(re.compile("images=2"))
     assert page.url == f"{url}?q=orange+star&images=2"
     page.get_by_role("link", name="Clear").click()
+    # Else the choice may be made on the page that is being left.
+    page.wait_for_url(url)
     page.locator("[name=split]").select_option("val")
     page.wait_for_url(re.compile("split=val"))
     in_val = [
