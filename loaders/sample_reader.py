@@ -81,6 +81,10 @@ class SampleReader(ShardInfosITarReader):  # type: ignore[misc]
                     return None
             elif key != parts[1]:
                 raise self._damaged(name, f"sample {key} goes on with the member {member}")
+            if parts[2] in FilteredSample.__annotations__:
+                raise self._damaged(
+                    name, f"energon keeps the name of the member {member} to itself"
+                )
             members[parts[2]] = content
             names.append(member)
         if key is None:

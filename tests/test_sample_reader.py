@@ -228,6 +228,12 @@ def test_a_sample_of_two_keys_is_told(tmp_path: Path) -> None:
         reader_of(path)[0][0]
 
 
+def test_a_member_cannot_pass_for_what_energon_says_of_a_sample(tmp_path: Path) -> None:
+    path = one_shard(tmp_path, tarfile.USTAR_FORMAT, ["key.jpg", "key.__restore_key__"])
+    with pytest.raises(ShardError, match=r"name of the member key\.__restore_key__ to itself"):
+        reader_of(path)[0][0]
+
+
 @pytest.mark.parametrize(
     "starts", [(0,), (0, 0), (512, 0), (0, 1 << 62), (0, 2560, 2560), ()], ids=str
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from ...errors import ConfigError, RecordError, ShardError, TemplateError
 from ...loaders.dataset_kind import check_typed_dataset
 from ...loaders.format import QUARANTINE_FILE
-from ...loaders.remote import is_remote, open_place
+from ...loaders.remote import is_remote, name_of, open_place
 from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import shard_size
 from ...loaders.trust import TrustedDataset
@@ -77,35 +78,33 @@ def stats(
         >>> found.images.mean, found.text_only   # doctest: +SKIP
     """
     _check_numbers(workers, top, global_batch_size)
-    if is_remote(path):
-        here = cached_dataset(path, with_index=True, with_quarantine=True)
-        place = open_place(path)
-        with named(here, place):
-            found = stats(
-                here,
-                images=images,
-                split=split,
-                tokenizing=tokenizing,
-                global_batch_size=global_batch_size,
-                top=top,
-                workers=workers,
-                progress=progress,
-            )
-        return replace(found, path=str(place))
-    job = _open(Path(path), images, split, tokenizing)
-    counts = PartCounts()
-    done = 0
-    with processes(workers, _begin, job) as run:
-        for part, num_bytes in run(_count, job.tasks()):
-            counts.merge(part)
-            done += num_bytes
-            if progress is not None:
-                progress(done, job.origin.num_bytes)
-        if not counts.record_bytes.total:
-            raise _nothing_counted(job.origin, counts)
-        if counts.tokens is not None and not counts.tokens.text.total:
-            raise _nothing_tokenized(job.origin, counts.tokens)
-        return summarize(job.origin, counts, tokenizing, global_batch_size, top, run)
+    with _at_hand(path) as here:
+        job = _open(here, images, split, tokenizing)
+        counts = PartCounts()
+        done = 0
+        with processes(workers, _begin, job) as run:
+            for part, num_bytes in run(_count, job.tasks()):
+                counts.merge(part)
+                done += num_bytes
+                if progress is not None:
+                    progress(done, job.origin.num_bytes)
+            if not counts.record_bytes.total:
+                raise _nothing_counted(job.origin, counts)
+            if counts.tokens is not None and not counts.tokens.text.total:
+                raise _nothing_tokenized(job.origin, counts.tokens)
+            found = summarize(job.origin, counts, tokenizing, global_batch_size, top, run)
+    return replace(found, path=name_of(path)) if is_remote(path) else found
+
+
+@contextmanager
+def _at_hand(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A source or a folder as it is; of an address the folder that stands for it."""
+    if not is_remote(path):
+        yield Path(path)
+        return
+    here = cached_dataset(path, with_index=True, with_quarantine=True)
+    with named(here, open_place(path)):
+        yield here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
