@@ -66,6 +66,8 @@ SOURCES: dict[str, tuple[Any, str, str]] = {
     "Alpaca": ([{"instruction": "a", "output": "b"}], "alpaca", "array"),
     "COCO captions": (COCO, "coco-captions", "object"),
     "COCO boxes": (BOXES, "coco", "object"),
+    "COCO captions with texts": ({**COCO, "texts": ["a"]}, "coco-captions", "object"),
+    "VQAv2 questions with a text": ({"questions": [], "text": "a"}, "vqav2-questions", "object"),
     "VQAv2 questions": ({"questions": [{"question_id": 1}]}, "vqav2-questions", "object"),
     "VQAv2 answers": ({"annotations": [{"question_id": 1}]}, "vqav2-annotations", "object"),
     "VQA rows": ([{"question": "a", "answer": "b"}], "vqa", "array"),

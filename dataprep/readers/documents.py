@@ -11,9 +11,11 @@ import msgspec
 from ..json_object import raw_fields
 from ..source import Source
 from .record import load_json
-from .record_forms import CHECK, Form, form_of
+from .record_forms import CHECK, CONVERSATIONS, Form, form_of
 
 _PEEK_BYTES = 1 << 20
+_FIELDS = 20
+"""Of an object that are looked into."""
 _decode = json.JSONDecoder(parse_int=str).raw_decode
 
 
@@ -33,8 +35,7 @@ def document_of(source: Source) -> Document | None:
         return None
     whole = _whole(source)
     if whole is not None:
-        one = _one_record(source)
-        return Document(one, True) if one is not None else _object(whole)
+        return Document(form, True) if (form := _one_form(source, whole)) else _object(whole)
     if _spans_lines(source.data, source.start):
         form = Form(
             "documents",
@@ -53,8 +54,17 @@ def _whole(source: Source) -> dict[str, msgspec.Raw] | None:
         return None
 
 
+def _one_form(source: Source, whole: dict[str, msgspec.Raw]) -> Form | None:
+    """The form of a file that is known by its lists, or else is a single record of a known form.
+
+    The lists are looked at first: one more field must not make a record of all that they hold.
+    """
+    if any(_is_list(whole, name) for name in CONVERSATIONS):
+        return _one_record(source)
+    return _known_object(whole, _firsts(whole), _why(whole)) or _one_record(source)
+
+
 def _one_record(source: Source) -> Form | None:
-    """The form of a file that is a single record of a known form."""
     if len(source.data) > _PEEK_BYTES:
         return None
     try:
@@ -65,14 +75,9 @@ def _one_record(source: Source) -> Form | None:
 
 
 def _object(whole: dict[str, msgspec.Raw]) -> Document:
-    first = {name: _first(raw) for name, raw in list(whole.items())[:20]}
-    keys = ", ".join(list(whole)[:8])[:200] or "none"
-    why = f"the top level is an object with the keys {keys}, not a list"
-    form = _known_object(whole, first, why)
-    if form is not None:
-        return Document(form, True)
+    first, why = _firsts(whole), _why(whole)
     for name, value in first.items():
-        if bytes(memoryview(whole[name])[:1]) == b"[" and isinstance(value, dict):
+        if _is_list(whole, name) and isinstance(value, dict):
             return _wrapped(name, value, why)
     values = list(first.values())
     if values and all(isinstance(v, dict) for v in values):
@@ -93,10 +98,23 @@ def _object(whole: dict[str, msgspec.Raw]) -> Document:
     return Document(Form("object", title, why, way_out="give the list of records"), True)
 
 
+def _firsts(whole: dict[str, msgspec.Raw]) -> dict[str, Any]:
+    return {name: _first(raw) for name, raw in list(whole.items())[:_FIELDS]}
+
+
+def _why(whole: dict[str, msgspec.Raw]) -> str:
+    keys = ", ".join(list(whole)[:8])[:200] or "none"
+    return f"the top level is an object with the keys {keys}, not a list"
+
+
+def _is_list(whole: dict[str, msgspec.Raw], name: str) -> bool:
+    return name in whole and bytes(memoryview(whole[name])[:1]) == b"["
+
+
 def _known_object(whole: dict[str, msgspec.Raw], first: dict[str, Any], why: str) -> Form | None:
-    if "images" in whole and "annotations" in whole:
+    if _is_list(whole, "images") and _is_list(whole, "annotations"):
         return _coco(first.get("annotations"), why)
-    if "questions" in whole:
+    if _is_list(whole, "questions"):
         return Form("vqav2-questions", "questions of VQAv2", why, way_out=CHECK)
     annotation = first.get("annotations")
     if isinstance(annotation, dict) and "question_id" in annotation:
