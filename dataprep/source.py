@@ -20,6 +20,7 @@ from ..errors import RecordError
 from .json_object import start_of_field
 from .readers.form import LLAVA, ReadRecord, reader_of
 
+FIRST_WINDOW_BYTES = 64 << 10
 WINDOW_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
 _SEPARATOR = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
@@ -198,9 +199,15 @@ def _array_spans(source: Source, start: int) -> Iterator[Span]:
             if head
             else None
         )
-        gap = _SEPARATOR.match
+        gap, size = _SEPARATOR.match, min(FIRST_WINDOW_BYTES, WINDOW_BYTES)
         while True:
-            lengths = _window_lengths(data, at, cut) or _slow_lengths(source, at, count)
+            lengths = _window_lengths(data, at, size, cut)
+            is_all = size == WINDOW_BYTES or at + size >= len(data)
+            # Who looks at the first records alone does not wait for thousands.
+            size = min(2 * size, WINDOW_BYTES)
+            if not lengths and not is_all:
+                continue
+            lengths = lengths or _slow_lengths(source, at, count)
             for length in lengths:
                 yield Span(at, length)
                 at += length
@@ -228,9 +235,11 @@ def _expect_end(source: Source, at: int, count: int) -> None:
         )
 
 
-def _window_lengths(data: mmap.mmap, at: int, cut: re.Pattern[bytes] | None) -> list[int]:
+def _window_lengths(
+    data: mmap.mmap, at: int, size: int, cut: re.Pattern[bytes] | None
+) -> list[int]:
     """Lengths of the whole records in a window, or [] where the fast way finds no proof."""
-    window = data[at : at + WINDOW_BYTES]
+    window = data[at : at + size]
     tail = max(0, len(window) - (256 << 10))
     ends = [match.start() + 1 for match in cut.finditer(window, tail)] if cut else []
     for end in reversed(ends[-3:]):

@@ -62,6 +62,8 @@ def spans_of(file: Path, content: bytes, window: int = source_module.WINDOW_BYTE
     """The records that a source is split into, with windows of a size."""
     file.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
+        # The first window is small, and the next ones grow.
+        patch.setattr(source_module, "FIRST_WINDOW_BYTES", 24)
         patch.setattr(source_module, "WINDOW_BYTES", window)
         return [
             content[span.offset : span.offset + span.length] for span in open_source(file).spans()
@@ -125,6 +127,8 @@ def check_cut(file: Path, whole: bytes, parts: list[bytes], stop: int, window: i
     file.write_bytes(whole[:stop])
     seen: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
+        # The first window is small, and the next ones grow.
+        patch.setattr(source_module, "FIRST_WINDOW_BYTES", 24)
         patch.setattr(source_module, "WINDOW_BYTES", window)
         with pytest.raises(RecordError) as caught:
             for span in open_source(file).spans():
