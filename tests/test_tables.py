@@ -200,6 +200,15 @@ def test_caption_without_its_image_is_quarantined(tmp_path: Path) -> None:
     assert "image_id 5" in read_quarantine(tmp_path / "out")[0]["message"]
 
 
+def test_caption_without_an_image_id_gets_no_image(tmp_path: Path) -> None:
+    write_images(tmp_path, 2)
+    images = [{"file_name": "0.jpg"}, {"id": None, "file_name": "1.jpg"}]
+    captions = [{"id": 1, "caption": "x"}, {"id": 2, "image_id": None, "caption": "y"}]
+    path = write_coco(tmp_path / "c.json", images=images, annotations=captions)
+    report = convert(path, tmp_path, tmp_path / "out")
+    assert (report.samples, report.rejections) == (0, {"missing_image": 2})
+
+
 @pytest.mark.parametrize("kind", ["coco", "csv"])
 def test_same_bytes_whatever_the_workers_and_whatever_is_staged(tmp_path: Path, kind: str) -> None:
     names = write_images(tmp_path, 4)
@@ -256,6 +265,18 @@ def test_questions_of_vqav2_are_joined_with_their_answers(tmp_path: Path) -> Non
         convert(asked, None, tmp_path / "out2")
     options = ConvertOptions(annotations=str(moved))
     assert convert(asked, None, tmp_path / "out2", options).samples == 5
+
+
+def test_question_without_an_id_gets_no_answer(tmp_path: Path) -> None:
+    asked, questions, annotations = write_vqa(tmp_path)
+    del questions[0]["question_id"], annotations[-1]["question_id"]
+    questions[1]["question_id"] = annotations[-2]["question_id"] = None
+    asked.write_text(json.dumps({"data_subtype": "train2014", "questions": questions}))
+    answers = tmp_path / "v2_mscoco_train2014_annotations.json"
+    answers.write_text(json.dumps({"annotations": annotations}))
+    report = convert(asked, None, tmp_path / "out")
+    assert (report.samples, report.rejections) == (3, {"missing_conversations": 3})
+    assert [record["id"] for record, _ in stored(tmp_path / "out")] == [2000, 3000, 4000]
 
 
 def test_inspect_and_stats_look_into_tables_and_archives(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Lookup:
                 key = getattr(decode(source.data[offset : offset + length]), field)
             except (ValueError, RecursionError):
                 continue
+            if key is None:
+                continue
             hashes.append(_hash(key))
             offsets.append(offset)
             lengths.append(length)
@@ -45,7 +47,9 @@ class Lookup:
         self._offsets, self._lengths = offsets, lengths
 
     def find(self, key: Any) -> dict[str, Any] | None:
-        """The first record whose field has the value."""
+        """The first record whose field has the value; none where that is None."""
+        if key is None:
+            return None
         digest = np.uint64(_hash(key))
         at = int(np.searchsorted(self._hashes, digest))
         if at == len(self._hashes) or self._hashes[at] != digest:

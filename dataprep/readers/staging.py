@@ -20,7 +20,7 @@ from ..source import Source
 from .open_json import open_json
 
 _BUFFER_BYTES = 1 << 20
-_VERSION = 1
+_VERSION = 2
 """Of what the readers write: with another one, nothing staged before is taken for it."""
 
 
