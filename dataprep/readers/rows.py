@@ -58,7 +58,7 @@ def vqa(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
         "response",
     )  # fmt: skip
     taken = (asks,) if answers == "answers" else (asks, answers)
-    talk = _turns(record, _text(record, asks), _answer(record[answers], answers))
+    talk = _turns(record, _text(record, asks), _answer(record[answers], answers, found))
     fields = tuple(
         name for name in _ROW_IMAGES if "_id" not in name or isinstance(record.get(name), str)
     )
@@ -113,7 +113,7 @@ def _text(record: dict[str, Any], name: str) -> str:
     return text
 
 
-def _answer(value: Any, name: str) -> str:
+def _answer(value: Any, name: str, found: dict[str, bytes]) -> str:
     if isinstance(value, list):
         given = [v.get("answer") if isinstance(v, dict) else v for v in value]
         said = Counter(answer for answer in given if isinstance(answer, str))
@@ -121,7 +121,8 @@ def _answer(value: Any, name: str) -> str:
             return said.most_common(1)[0][0]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RecordError(f"'{name}' is no text", reason="bad_value")
-    return str(value)
+    # A number as it is written: 1.10 is not to become 1.1, nor 0.00001 1e-05.
+    return value if isinstance(value, str) else found[name].decode().strip()
 
 
 def _named_once(record: dict[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
