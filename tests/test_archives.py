@@ -356,6 +356,13 @@ def test_members_that_are_no_conversation_are_quarantined_or_named(tmp_path: Pat
     assert "{broken" in json.dumps(read_quarantine(tmp_path / "out"))
 
 
+def test_caption_in_a_tar_needs_its_image(tmp_path: Path) -> None:
+    members = [("a.jpg", image(0)), ("a.txt", b"red"), ("b.heic", b"x"), ("b.txt", b"green")]
+    path = tarred(tmp_path / "s.tar", [*members, ("c.txt", b"blue")])
+    report = convert(path, None, tmp_path / "out")
+    assert (report.samples, report.rejections) == (1, {"missing_image": 2})
+
+
 def test_cut_tar_of_a_webdataset_is_refused(tmp_path: Path) -> None:
     folder = write_webdataset(tmp_path / "wds", img2dataset(12))
     path = folder / "00001.tar"

@@ -47,6 +47,8 @@ def with_conversation(
     record: dict[str, Any], plain: PlainRows, images: Collection[str]
 ) -> dict[str, Any]:
     """The same record with its conversation, if its texts are plain; it is changed."""
+    if not plain.asks and not images:
+        return record
     asked = record[plain.asks] if plain.asks else CAPTION_QUESTION
     said = record[plain.says]
     if not (isinstance(asked, str) and isinstance(said, str)) or not _MARKS.isdisjoint(asked):

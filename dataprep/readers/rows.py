@@ -29,7 +29,11 @@ def reader_of_rows(find: FindTalk) -> Callable[[bytes], Read]:
     def read(raw: bytes) -> Read:
         if raw.startswith(_STAGED):
             return Read(raw, read_llava(raw))
-        return read_talk(raw, find)
+        found = read_talk(raw, find)
+        if find is captions and not found.record.images:
+            # A text alone may answer a question, but describes nothing.
+            raise RecordError("has a caption and no image", reason="missing_image")
+        return found
 
     return read
 

@@ -90,6 +90,9 @@ def _record(tar: str, key: str, members: list[_Member], file: ArchiveFile) -> di
     if others:
         record["other_members"] = others
     put_images(record, images)
+    if texts and not images:
+        # So it is known for a caption, whose image is missing.
+        record["image"] = None
     return record
 
 
