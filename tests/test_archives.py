@@ -28,7 +28,7 @@ from neva_prep.dataprep.retry import retry
 from neva_prep.dataprep.stores import zip_images
 from neva_prep.dataprep.stores.open import open_images
 from neva_prep.dataprep.stores.store import read_image
-from neva_prep.errors import ConfigError, ImageError, NevaPrepError
+from neva_prep.errors import ConfigError, ImageError, NevaPrepError, RecordError
 
 NAMES = {"a/1.jpg": image(0), "a/2.png": image(1), "b/3 é猫.webp": image(2), "top.jpg": image(3)}
 
@@ -361,6 +361,22 @@ def test_caption_in_a_tar_needs_its_image(tmp_path: Path) -> None:
     path = tarred(tmp_path / "s.tar", [*members, ("c.txt", b"blue")])
     report = convert(path, None, tmp_path / "out")
     assert (report.samples, report.rejections) == (1, {"missing_image": 2})
+
+
+@pytest.mark.parametrize("again", ["k1", "./k1", ".//k1"])
+def test_tar_with_two_images_of_one_name_is_refused(tmp_path: Path, again: str) -> None:
+    folder = tmp_path / "wds"
+    folder.mkdir()
+    members = [("k1.jpg", image(0)), ("k1.txt", b"red"), ("k2.jpg", image(3)), ("k2.txt", b"2")]
+    more = [(f"{again}.jpg", image(6)), (f"{again}.txt", b"blue")]
+    tarred(folder / "1.tar", [*members, *more])
+    with pytest.raises(RecordError, match=r"1\.tar: has two members named 'k1\.jpg'; write"):
+        convert(folder, None, tmp_path / "out")
+    tarred(folder / "1.tar", members)
+    tarred(folder / "2.tar", [("k1.jpg", image(6)), ("k1.txt", b"blue")])
+    convert(folder, None, tmp_path / "out", ConvertOptions(overwrite=True))
+    found = [(said(row)[1][1], images) for row, images in stored(tmp_path / "out")]
+    assert found == [("red", [image(0)]), ("2", [image(3)]), ("blue", [image(6)])]
 
 
 def test_cut_tar_of_a_webdataset_is_refused(tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xxhash
+
 from ...errors import RecordError
 from ..image import EXTENSIONS
 from ..source import MAX_RECORD_BYTES, Source
 from ..stores.archive_file import ArchiveFile
-from ..stores.archive_index import Entry
+from ..stores.archive_index import Entry, plain_name
 from ..stores.tar_images import PREFIX, scan_tar, tar_files
 from .columns import put_images
 from .record import load_json
@@ -38,7 +42,7 @@ def open_webdataset(path: Path, work: Path, form: str) -> tuple[Source, str]:
 
     Raises:
         ConfigError: a tar is damaged.
-        RecordError: a text in it is too large.
+        RecordError: a text in it is too large, or two images in a tar have one name.
     """
     tars = tar_files(path)
     why = f"a WebDataset of {len(tars):,} tar{'s' * (len(tars) > 1)}"
@@ -50,9 +54,35 @@ def open_webdataset(path: Path, work: Path, form: str) -> tuple[Source, str]:
 def _records(tars: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
     for name, path in tars.items():
         file = ArchiveFile(path)
-        members = ((*_split(member), entry) for member, entry in scan_tar(path))
-        for key, group in groupby(members, key=lambda member: member[0]):
+        hashes = array("Q")
+        for key, group in groupby(_members(path, hashes), key=lambda member: member[0]):
             yield _record(name, key, list(group), file)
+        _refuse_repeated(path, hashes)
+
+
+def _members(path: Path, hashes: array[int]) -> Iterator[_Member]:
+    """Members by key and extension; hashes of the images' names are added to those given."""
+    for name, entry in scan_tar(path):
+        key, extension = _split(name)
+        if _last(extension) in _IMAGES:
+            hashes.append(_hash(name))
+        yield key, extension, entry
+
+
+def _refuse_repeated(path: Path, hashes: array[int]) -> None:
+    """Images are found by their names: of two with one name, both samples would show the last."""
+    ordered = np.sort(np.asarray(hashes))
+    repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if repeated:
+        name = next(name for name, _ in scan_tar(path) if _hash(name) in repeated)
+        raise RecordError(
+            f"{path}: has two members named {name!r}; write the tar again, with a key of its own "
+            "for each sample"
+        )
+
+
+def _hash(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(plain_name(name).encode("utf-8", "surrogateescape"))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -62,13 +92,17 @@ def _split(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{key}", extension
 
 
+def _last(extension: str) -> str:
+    return extension.rpartition(".")[2].lower()
+
+
 def _record(tar: str, key: str, members: list[_Member], file: ArchiveFile) -> dict[str, Any]:
     record: dict[str, Any] = {"id": key}
     images: list[str] = []
     texts: dict[str, str] = {}
     others: list[str] = []
     for _, extension, entry in members:
-        last = extension.rpartition(".")[2].lower()
+        last = _last(extension)
         member = f"{key}.{extension}"
         if last in _IMAGES:
             images.append(f"{tar}/{member}")
@@ -81,10 +115,6 @@ def _record(tar: str, key: str, members: list[_Member], file: ArchiveFile) -> di
             record[_OTHER_MEDIA[last]] = f"{tar}/{member}"
         else:
             others.append(member)
-    if len(set(images)) < len(images):
-        raise RecordError(
-            f"{file.path}: two members of sample {key!r} have one name; write the tar again"
-        )
     for name, text in texts.items():
         record.setdefault(name, text)
     if others:

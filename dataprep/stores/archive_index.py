@@ -81,7 +81,7 @@ class ArchiveIndex:
         Raises:
             ImageError: there is none.
         """
-        name = _plain(path)
+        name = plain_name(path)
         entry = self._entry(name)
         if entry is None and self.about.top:
             entry = self._entry(f"{self.about.top}/{name}")
@@ -135,7 +135,7 @@ def _write(path: Path, members: Members) -> None:
         buffer = bytearray()
         pack = np.zeros(1, _RAW)
         for name, entry in members:
-            plain = _plain(name)
+            plain = plain_name(name)
             digest, check = _digest(plain)
             about.add(plain)
             pack[0] = (digest, (check, *entry))
@@ -189,7 +189,8 @@ def _about_file(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A member's name as it is looked for: without `./`, and parted by `/`."""
     return posixpath.normpath(name.replace("\\", "/")) if name else name
 
 
