@@ -363,6 +363,33 @@ def test_caption_in_a_tar_needs_its_image(tmp_path: Path) -> None:
     assert (report.samples, report.rejections) == (1, {"missing_image": 2})
 
 
+def test_text_of_a_tar_that_is_no_utf8_costs_its_record_alone(tmp_path: Path) -> None:
+    texts = {"a": "\ufeffcafé".encode(), "b": "café".encode("latin-1"), "c": b"\xff\xfer\0"}
+    members = [
+        member
+        for key, text in texts.items()
+        for member in ((f"{key}.jpg", image(0)), (f"{key}.json", b'{"x": 1}'), (f"{key}.txt", text))
+    ]
+    report = convert(tarred(tmp_path / "s.tar", members), None, tmp_path / "out")
+    assert (report.samples, report.rejections) == (1, {"invalid_utf8": 2})
+    assert said(stored(tmp_path / "out")[0][0])[1] == ("gpt", "café")
+    text = read_quarantine(tmp_path / "out")[0]["record_text"]
+    assert r"caf\xe9" in text and "s.tar/b.jpg" in text
+    members[1] = ("a.json", b'{"x": "\\ud800"}')
+    members[2] = ("a.txt", texts["b"])
+    report = convert(tarred(tmp_path / "t.tar", members), None, tmp_path / "none")
+    assert (report.samples, report.rejections) == (0, {"invalid_utf8": 3})
+
+
+def test_text_member_is_the_caption_whatever_the_json_says(tmp_path: Path) -> None:
+    members = [("a.jpg", image(0)), ("a.json", b'\xef\xbb\xbf{"caption": "old", "n": 1}')]
+    members += [("a.cap", b"other"), ("a.txt", b"new"), ("a.note.txt", b"hm")]
+    convert(tarred(tmp_path / "s.tar", members), None, tmp_path / "out")
+    (row, _), *_ = stored(tmp_path / "out")
+    assert said(row)[1] == ("gpt", "new") and row["n"] == 1 and row["note"] == "hm"
+    assert row["source_caption"] == "old" and row["member_cap"] == "other"
+
+
 @pytest.mark.parametrize("again", ["k1", "./k1", ".//k1"])
 def test_tar_with_two_images_of_one_name_is_refused(tmp_path: Path, again: str) -> None:
     folder = tmp_path / "wds"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping
@@ -9,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import xxhash
 
@@ -51,7 +54,7 @@ def open_webdataset(path: Path, work: Path, form: str) -> tuple[Source, str]:
     return source, f"{PREFIX}{os.path.realpath(path)}" if folder else ""
 
 
-def _records(tars: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
+def _records(tars: Mapping[str, Path]) -> Iterator[dict[str, Any] | msgspec.Raw]:
     for name, path in tars.items():
         file = ArchiveFile(path)
         hashes = array("Q")
@@ -96,10 +99,13 @@ def _last(extension: str) -> str:
     return extension.rpartition(".")[2].lower()
 
 
-def _record(tar: str, key: str, members: list[_Member], file: ArchiveFile) -> dict[str, Any]:
+def _record(
+    tar: str, key: str, members: list[_Member], file: ArchiveFile
+) -> dict[str, Any] | msgspec.Raw:
+    """A sample as a record; where a text is no UTF-8, as JSON that is none either."""
     record: dict[str, Any] = {"id": key}
     images: list[str] = []
-    texts: dict[str, str] = {}
+    texts: dict[str, bytes] = {}
     others: list[str] = []
     for _, extension, entry in members:
         last = _last(extension)
@@ -109,21 +115,51 @@ def _record(tar: str, key: str, members: list[_Member], file: ArchiveFile) -> di
         elif last == "json":
             _add_json(record, _read(file, member, entry), extension)
         elif last in _CAPTIONS:
-            name = extension.rpartition(".")[0] or "caption"
-            texts[name] = _read(file, member, entry).decode("utf-8", "replace")
+            texts[extension] = _read(file, member, entry)
         elif last in _OTHER_MEDIA:
             record[_OTHER_MEDIA[last]] = f"{tar}/{member}"
         else:
             others.append(member)
-    for name, text in texts.items():
-        record.setdefault(name, text)
+    is_utf8 = _add_texts(record, texts)
     if others:
         record["other_members"] = others
     put_images(record, images)
     if texts and not images:
         # So it is known for a caption, whose image is missing.
         record["image"] = None
-    return record
+    return record if is_utf8 else _as_it_is(record)
+
+
+def _add_texts(record: dict[str, Any], texts: Mapping[str, bytes]) -> bool:
+    """Take over what members of text say, and tell whether all are UTF-8.
+
+    What the JSON says under the same name is kept as `source_NAME` where it is something else, and
+    so is a second caption as `member_EXTENSION`.
+    """
+    is_utf8, taken = True, set()
+    for extension in sorted(texts, key=lambda extension: _CAPTIONS.index(_last(extension))):
+        name, content = extension.rpartition(".")[0] or "caption", texts[extension]
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            is_utf8, text = False, content.decode("utf-8", "surrogateescape")
+        if name in taken:
+            name = f"member_{extension}"
+        elif record.get(name, text) != text:
+            record[f"source_{name}"] = record[name]
+        record[name] = text
+        taken.add(name)
+    return is_utf8
+
+
+def _as_it_is(record: dict[str, Any]) -> msgspec.Raw:
+    """JSON with the very bytes of texts that are no UTF-8: where records are judged, it is told."""
+    text = json.dumps(record, ensure_ascii=False)
+    try:
+        return msgspec.Raw(text.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        # Half a surrogate pair elsewhere: no UTF-8, too.
+        return msgspec.Raw(text.encode("utf-8", "surrogatepass"))
 
 
 def _add_json(record: dict[str, Any], content: bytes, extension: str) -> None:
@@ -144,4 +180,4 @@ def _read(file: ArchiveFile, member: str, entry: Entry) -> bytes:
             f"{file.path}: member {member!r} has {entry.size:,} bytes, a text may have "
             f"{MAX_RECORD_BYTES:,}; leave it out"
         )
-    return file.read(entry.offset, entry.size)
+    return file.read(entry.offset, entry.size).removeprefix(codecs.BOM_UTF8)
