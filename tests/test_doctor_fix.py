@@ -69,6 +69,29 @@ def test_other_marks_become_placeholders_only_where_the_counts_agree(tmp_path: P
     assert left == two and report.exit_code == 4
 
 
+@pytest.mark.parametrize("marks", [("<image2>", "<image1>"), ("<image1>", "<image1>")])
+def test_marks_that_name_other_images_than_their_places_are_left(
+    tmp_path: Path, marks: tuple[str, str]
+) -> None:
+    numbered = record("a", ["good.jpg"] * 2, conversations=turns("{} or {}?".format(*marks), "So."))
+    rows = [numbered, *(record(str(number)) for number in range(3))]
+    report, fixed = fix(tmp_path, rows)
+    assert fixed == rows and report.repairable == 0
+
+
+def test_a_tag_in_a_text_about_html_is_no_mark(tmp_path: Path) -> None:
+    row = record("a", conversations=turns("What does `<img>` do?", "So."))
+    fixed = fix(tmp_path, [row, record("b"), record("c")])[1]
+    assert fixed[0]["conversations"] == turns("<image>\nWhat does `<img>` do?", "So.")
+
+
+def test_roles_are_not_renamed_where_tools_would_be_lost(tmp_path: Path) -> None:
+    asked = [{"from": "user", "value": "Why?"}, {"from": "assistant", "value": "So."}]
+    rows = [{"id": "a", "conversations": asked, "tools": "[1]"}]
+    rows += [record(str(number)) for number in range(3)]
+    assert fix(tmp_path, rows)[1] == rows
+
+
 def test_surplus_placeholders_go_only_when_asked_and_the_last_ones_first(tmp_path: Path) -> None:
     rows = [
         record("a", conversations=turns("<image>\nWhy?", "So.", "<image>\nAnd?", "So <image>.")),
@@ -132,11 +155,17 @@ def test_a_link_out_of_the_folder_is_no_file_that_is_meant(tmp_path: Path) -> No
     assert fix(tmp_path, [record("a", "cat.jpg")])[0].exit_code == 4
 
 
-def test_images_under_another_name_and_empty_ones_are_settled(tmp_path: Path) -> None:
+def test_images_under_another_name_are_seen_and_settled(tmp_path: Path) -> None:
     row = {"id": "a", "img_path": "good.jpg", "conversations": turns("<image>Why?", "So.")}
-    assert fixes(tmp_path, row)["image"] == "good.jpg"
-    empty = fix(tmp_path, [text_record("b", image="")], overwrite=True)[1]
-    assert empty == [text_record("b", image=None)]
+    spelled = {**row, "img_path": "good.jpeg"}
+    unmarked = {**row, "conversations": turns("Why?", "So.")}
+    report, fixed = fix(tmp_path, [row, spelled, unmarked])
+    assert fixed[:2] == [row, row] and (report.wrong, report.repairable) == (2, 2)
+    assert fixed[2] == {**row, "conversations": turns("<image>\nWhy?", "So.")}
+
+
+def test_an_empty_path_of_an_image_becomes_null(tmp_path: Path) -> None:
+    assert fix(tmp_path, [text_record("b", image="")])[1] == [text_record("b", image=None)]
 
 
 def test_a_record_without_id_gets_the_key_that_convert_would_give(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from ..source import Span
 from ..watch import Watch
 from .advice import advise
 from .dry_run import DryRun, dry_run
-from .edits import EDITS, every_image_path
-from .fault import is_found
+from .edits import EDITS
+from .fault import every_image_path, is_found
 from .file_faults import mend_file
 from .find_images import ImageFinder
 from .fix import FixWriter, open_fix

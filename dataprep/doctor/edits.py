@@ -10,18 +10,18 @@ from typing import Any
 from ...errors import NevaPrepError
 from ...loaders.format import IMAGE_PLACEHOLDER, sample_key
 from ..folder import ImageFolder
-from ..readers.placeholders import OTHER_MARKS
+from ..readers.placeholders import are_in_order, other_marks
 from ..readers.record import load_json
 from ..readers.record_forms import CONVERSATIONS, ROLES
 from ..splice import Edit, Field, Value, fields, items
-from .fault import image_paths, is_found
+from .fault import image_field, image_paths, is_found
 from .find_images import Found, ImageFinder, spelled_plainly
 
 EDITS = {
     "role_renamed": "roles get the names that convert reads: human, gpt, system",
-    "field_renamed": "fields get the names that convert reads: conversations, from, value, image",
+    "field_renamed": "fields get the names that convert reads: conversations, from, value",
     "placeholder_added": "'<image>' is put before the first human turn, once for each image",
-    "placeholder_renamed": "another mark for an image becomes '<image>', where the counts agree",
+    "placeholder_renamed": "another mark for an image becomes '<image>', if it is clear for which",
     "placeholder_removed": "the last '<image>' marks without an image go (--remove-surplus)",
     "image_path_corrected": "the path becomes that of the one file that it can mean",
     "empty_image_removed": "an image path without a character becomes null: text only",
@@ -31,21 +31,16 @@ EDITS = {
 }
 """Kind of edit -> what it does."""
 
-_IMAGES = ("image_path", "image_paths", "img", "img_path", "image_file", "image_files", "file_name")
 _FROM, _VALUE = ("role", "speaker"), ("content", "text")
 UNREAD = ("system", "video", "videos", "audio", "audios", "tools")
 """Fields that convert would leave out of the conversation, and so change what it says."""
 _MARK = re.compile(re.escape(IMAGE_PLACEHOLDER) + r"(?:\\n)?")
 
 
-def every_image_path(record: dict[str, Any]) -> Iterator[str]:
-    """Image paths of a record, also under names that convert does not read."""
-    for name in ("image", "images", *_IMAGES):
-        yield from image_paths({"image": record.get(name)})
-
-
 def rename_roles(text: str, record: dict[str, Any]) -> Iterator[Edit]:
-    """Every role, where all of them are known by another name."""
+    """Every role, where all are known by another name and nothing beside them would be lost."""
+    if _says_more(record):
+        return
     for number, turn in enumerate(_turns(text)):
         role = json.loads(turn["from"].value.of(text))
         name = ROLES.get(str(role).strip().lower())
@@ -54,15 +49,21 @@ def rename_roles(text: str, record: dict[str, Any]) -> Iterator[Edit]:
             yield Edit("role_renamed", where, *turn["from"].value, _quoted(name))
 
 
+def _says_more(record: dict[str, Any]) -> bool:
+    return any(record.get(name) for name in UNREAD)
+
+
 def rename_conversations(text: str, record: dict[str, Any]) -> Iterator[Edit]:
     """The list of turns, where it goes by another name and nothing beside it would be lost."""
     names = [name for name in CONVERSATIONS[1:] if _has_roles(record.get(name))]
-    if len(names) == 1 and not any(record.get(name) for name in UNREAD):
+    if len(names) == 1 and not _says_more(record):
         yield _renamed(names[0], fields(text)[names[0]], "conversations")
 
 
 def rename_turn_fields(text: str, record: dict[str, Any]) -> Iterator[Edit]:
-    """`from` and `value` of every turn."""
+    """`from` and `value` of every turn, where nothing beside them would be lost."""
+    if _says_more(record):
+        return
     for number, turn in enumerate(_turns(text)):
         for wanted, others in (("from", _FROM), ("value", _VALUE)):
             names = [name for name in others if name in turn]
@@ -76,24 +77,18 @@ def add_placeholders(text: str, record: dict[str, Any]) -> Iterator[Edit]:
     paths = image_paths(record)
     at = fields(text)
     if paths and not any(path.strip() for path in paths):
-        name = "image" if "image" in at else "images"
+        name = image_field(record)
         yield Edit("empty_image_removed", name, *at[name].value, "null")
         return
     renamed = list(_other_marks(text))
     if renamed:
-        yield from renamed if len(renamed) == len(paths) else ()
+        is_sure = are_in_order([text[edit.start : edit.stop] for edit in renamed], len(paths))
+        yield from renamed if is_sure else ()
         return
     number, value = next(_questions(text))
     new = f"{IMAGE_PLACEHOLDER}\\n" * len(paths)
     where = f"conversations[{number}].value"
     yield Edit("placeholder_added", where, value.start + 1, value.start + 1, new)
-
-
-def rename_images(text: str, record: dict[str, Any]) -> Iterator[Edit]:
-    """The images of a record whose marks have none, where they go by another name."""
-    names = [name for name in _IMAGES if _are_paths(record.get(name))]
-    if not image_paths(record) and len(names) == 1:
-        yield _renamed(names[0], fields(text)[names[0]], "image")
 
 
 def remove_placeholders(text: str, record: dict[str, Any]) -> Iterator[Edit]:
@@ -112,7 +107,7 @@ def correct_paths(
 ) -> Iterator[Edit]:
     """Paths that lead to no file, where one file can be meant."""
     at = fields(text)
-    name = "image" if record.get("image") is not None else "images"
+    name = image_field(record)
     value = at[name].value
     is_list = text[value.start] == "["
     for number, place in enumerate(items(text, value.start) if is_list else [value]):
@@ -166,8 +161,7 @@ def edits_for(
         return list(clean_line(text))
     record = load_json(raw)
     if fault.reason == "placeholder_mismatch":
-        found = list(rename_images(text, record))
-        return found or (list(remove_placeholders(text, record)) if remove_surplus else [])
+        return list(remove_placeholders(text, record)) if remove_surplus else []
     if fault.reason in ("missing_image", "absolute_path", "path_traversal"):
         return list(correct_paths(text, record, folder, finder))
     step = _STEPS.get(fault.reason)
@@ -185,9 +179,10 @@ _STEPS: dict[str, Callable[[str, dict[str, Any]], Iterator[Edit]]] = {
 
 def _other_marks(text: str) -> Iterator[Edit]:
     for number, value in _questions(text):
-        for match in OTHER_MARKS.finditer(text, *value):
-            where = f"conversations[{number}].value"
-            yield Edit("placeholder_renamed", where, *match.span(), IMAGE_PLACEHOLDER)
+        where = f"conversations[{number}].value"
+        for match in other_marks(value.of(text)):
+            start, stop = (value.start + place for place in match.span())
+            yield Edit("placeholder_renamed", where, start, stop, IMAGE_PLACEHOLDER)
 
 
 def _questions(text: str) -> Iterator[tuple[int, Value]]:
@@ -210,11 +205,6 @@ def _has_roles(turns: Any) -> bool:
     return isinstance(turns, list) and all(
         isinstance(turn, dict) and any(name in turn for name in ("from", *_FROM)) for turn in turns
     )
-
-
-def _are_paths(value: Any) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return bool(values) and all(isinstance(path, str) and path.strip() for path in values)
 
 
 def _quoted(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
@@ -10,6 +11,7 @@ from ..folder import ImageFolder
 from ..look.record import check_record
 from ..options import ConvertOptions
 from ..readers.form import ReadRecord
+from ..readers.media import IMAGES
 from ..stores.embedded import WithEmbedded
 
 
@@ -26,11 +28,25 @@ def first_fault(
     return None
 
 
+def image_field(record: dict[str, Any]) -> str:
+    """Field that holds the images of a record that may be broken elsewhere."""
+    return next((name for name in IMAGES if record.get(name) is not None), "image")
+
+
 def image_paths(record: dict[str, Any]) -> list[str]:
-    """Image paths of a record that may be broken elsewhere."""
-    paths = record.get("image") if record.get("image") is not None else record.get("images")
+    """Image paths of such a record."""
+    return _paths(record.get(image_field(record)))
+
+
+def every_image_path(record: dict[str, Any]) -> Iterator[str]:
+    """Image paths of such a record in all fields that can hold them."""
+    for name in IMAGES:
+        yield from _paths(record.get(name))
+
+
+def _paths(given: Any) -> list[str]:
     return [
-        path for path in (paths if isinstance(paths, list) else [paths]) if isinstance(path, str)
+        path for path in (given if isinstance(given, list) else [given]) if isinstance(path, str)
     ]
 
 
