@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from convert_help import Row, convert_in, reasons_of, record
+from convert_help import Row, convert_in, reasons_of, record, turns
 from form_help import ANSWER, ASK, fault, read
 from handmade import picture
 
@@ -53,6 +53,81 @@ def test_numbered_marks_and_indexed_parts_bring_the_images_into_the_order_of_the
     assert read({"messages": [{"role": "user", "content": parts}, ANSWER], "images": ["a", "b"]})[
         1
     ] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "images"),
+    [([1, 2, 3], "abc"), ([3, 1, 2], "cab"), ([0, 2, 1], "acb"), ([1, 1, 2], "bbca")],
+)
+def test_parts_may_count_their_images_from_0_or_from_1(numbers: list[int], images: str) -> None:
+    parts = [{"type": "image", "index": number} for number in numbers]
+    row = {"messages": [{"role": "user", "content": parts}, ANSWER], "images": ["a", "b", "c"]}
+    assert read(row)[1] == list(images)
+
+
+@pytest.mark.parametrize("numbers", [[7, 0], [0, 2], [1, 3]])
+def test_a_part_that_names_an_image_that_is_not_there_is_rejected(numbers: list[int]) -> None:
+    parts = [{"type": "image", "index": number} for number in numbers]
+    row = {"messages": [{"role": "user", "content": parts}, ANSWER], "images": ["a", "b"]}
+    assert fault(row) == "placeholder_mismatch"
+
+
+def test_a_tag_in_a_text_about_html_stays() -> None:
+    chat = [{"role": "user", "content": "<p>What does <img> do in <p>?</p>"}, ANSWER]
+    talk, images, repairs = read({"messages": chat, "images": ["a.jpg"]})
+    assert (talk[0][1], images, repairs) == (chat[0]["content"], ["a.jpg"], ())
+
+
+MORE: dict[str, tuple[Row, list[tuple[str, str]], list[str]]] = {
+    "a system text": ({"system": "Be kind."}, [("system", "Be kind.")], []),
+    "an image by another name": ({"image_path": "a.jpg"}, [], ["a.jpg"]),
+    "an image in the text": (
+        {"conversations": turns("<img>a.jpg</img>Why?", "So.")}, [], ["a.jpg"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_what_llavas_form_has_no_field_for_is_not_lost_from_such_a_record(what: str) -> None:
+    row, first, images = MORE[what]
+    text = "<image>Why?" if images else "Why?"
+    row = {"id": "a", "conversations": turns(text, "So."), **row}
+    assert read(row, "llava")[:2] == ([*first, ("human", text), ("gpt", "So.")], images)
+
+
+@pytest.mark.parametrize(
+    ("beside", "reason"),
+    [
+        ({"tools": "[1]"}, "unread_field"),
+        ({"video_path": "a.mp4"}, "video_record"),
+        ({"chosen": "a", "rejected": "b"}, "preference_record"),
+        ({"img": "a.jpg", "image_path": "b.jpg"}, "field_conflict"),
+    ],
+)
+def test_what_no_form_has_a_turn_for_is_rejected_in_llavas_form(beside: Row, reason: str) -> None:
+    assert fault({"id": "a", "conversations": turns("Why?", "So."), **beside}, "llava") == reason
+
+
+@pytest.mark.parametrize("name", ["image_path", "image_url", "img", "file_name"])
+def test_a_source_whose_images_have_another_name_is_no_text(tmp_path: Path, name: str) -> None:
+    rows = [{"id": str(n), name: "good.jpg", "conversations": turns("Why?", "So.")} for n in (1, 2)]
+    assert reasons_of(convert_in(tmp_path, rows)) == dict.fromkeys("12", "placeholder_missing")
+
+
+def test_a_name_beside_the_image_is_no_other_image() -> None:
+    row = record("a", file_name="b.jpg", image_url="http://x/y.jpg")
+    assert read(row, "llava")[1:] == (["good.jpg"], ())
+
+
+def test_rows_of_the_cauldron_as_json_are_questions_and_answers() -> None:
+    texts = [
+        {"user": "Why?", "assistant": "So.", "source": "x"},
+        {"user": "And?", "assistant": "Y"},
+    ]
+    row = {"images": ["a.jpg"], "texts": texts}
+    assert form_of(row).read_as == "pairs"
+    spoken = [("human", "Why?"), ("gpt", "So."), ("human", "And?"), ("gpt", "Y")]
+    assert read(row)[:2] == (spoken, ["a.jpg"])
 
 
 @pytest.mark.parametrize(

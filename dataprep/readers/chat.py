@@ -13,7 +13,7 @@ from .media import picture_of
 from .placeholders import Mark
 from .raw_json import raw_fields, raw_items
 from .record import Read
-from .record_forms import CONVERSATIONS, ROLES, form_of, is_pair
+from .record_forms import ROLES, conversation_field, form_of, is_pair
 from .refuse import refuse_part, refuse_unread
 from .talk import Message, Talk, read_talk
 
@@ -31,7 +31,7 @@ def read_chat(raw: bytes) -> Read:
 
 def _find(record: dict[str, Any], found: dict[str, bytes]) -> Talk:
     refuse_unread(record, UNREAD)
-    name = next((n for n in CONVERSATIONS if isinstance(record.get(n), list)), "")
+    name = conversation_field(record)
     if not name:
         _refuse(record)
     messages: list[Message] = []

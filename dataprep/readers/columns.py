@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import ConfigError
+from .media import IMAGES
 from .record_forms import form_of
-from .talk import IMAGES
 
 NAMES: dict[str, tuple[str, ...]] = {
     "image": (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .chat import read_chat
 from .interleaved import read_mmc4, read_obelics
-from .llava import read_llava
+from .llava import read_only_llava
 from .record import Read
 from .rows import alpaca, captions, query, reader_of_rows, vqa
 
@@ -26,8 +26,12 @@ def reader_of(form: str) -> ReadRecord:
 
 
 def read_as_llava(raw: bytes) -> Read:
-    """Read a record of LLaVA's own form, which is kept byte for byte."""
-    return Read(raw, read_llava(raw))
+    """Read a record of LLaVA's own form, which is kept byte for byte.
+
+    One that says more than that form can is read as other forms are: nothing it says is lost.
+    """
+    record = read_only_llava(raw)
+    return read_chat(raw) if record is None else Read(raw, record)
 
 
 FORMS: dict[str, ReadRecord] = {

@@ -55,7 +55,10 @@ _encode = msgspec.json.Encoder().encode
 def is_obelics(record: dict[str, Any]) -> bool:
     """Whether a record has `texts` and `images` side by side, with null where the other stands."""
     texts, images = record.get("texts"), record.get("images")
-    return isinstance(texts, list) and isinstance(images, list) and "conversations" not in record
+    if not isinstance(texts, list) or not isinstance(images, list) or "conversations" in record:
+        return False
+    # Of the_cauldron's rows the texts are questions with their answers.
+    return not any(isinstance(text, dict) for text in texts)
 
 
 def is_mmc4(record: dict[str, Any]) -> bool:

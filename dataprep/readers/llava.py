@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from operator import attrgetter
 from typing import Any, NoReturn
 
 import msgspec
 
 from ...errors import RecordError
+from .media import IMAGES
 from .record import Record, Turn, load_json
-from .refuse import refuse_other_media
+from .refuse import OTHER_MEDIA, refuse_other_media
 
 
 class _Row(msgspec.Struct):
@@ -17,13 +19,14 @@ class _Row(msgspec.Struct):
     id: str | int | float | None = None
     image: str | list[str] | None = None
     images: str | list[str] | None = None
-    video: Any = None
-    videos: Any = None
-    audio: Any = None
-    audios: Any = None
 
 
-_decode = msgspec.json.Decoder(_Row).decode
+_BESIDE = ("system", "tools", "functions")
+_MORE = (*OTHER_MEDIA, *_BESIDE, *IMAGES[2:])
+_Full: Any = msgspec.defstruct("_Full", [(name, Any, None) for name in _MORE], bases=(_Row,))
+"""The same with what else a record may say, in fields that other forms have."""
+_decode = msgspec.json.Decoder(_Full).decode
+_more = attrgetter(*_MORE)
 
 
 def read_llava(raw: bytes) -> Record:
@@ -36,14 +39,41 @@ def read_llava(raw: bytes) -> Record:
         RecordError: with a `reason` of reasons.REJECTIONS; the message lacks the place, which the
             caller knows.
     """
+    return _record(_row(raw)[0])
+
+
+def read_only_llava(raw: bytes) -> Record | None:
+    """The same; None of a record that says more than LLaVA's form can.
+
+    That is a system text or tools beside its turns, or its images under another name or in a text:
+    read as LLaVA's, it would lose them.
+    """
+    row, says_more = _row(raw)
+    has_images = row.image or row.images
+    if says_more:
+        names = _BESIDE if has_images else _MORE
+        if any(getattr(row, name) for name in names):
+            return None
+    if not has_images and any("</img>" in turn.value for turn in row.conversations):
+        return None
+    return _record(row)
+
+
+def _row(raw: bytes) -> tuple[_Row, bool]:
+    """A record, and whether it says anything in fields that other forms have."""
     try:
         if not raw.isascii():
             raw.decode()
-        row = _decode(raw)
+        row: _Row = _decode(raw)
     except (ValueError, RecursionError):
         row = _read_slowly(raw)
-    if row.video or row.videos or row.audio or row.audios:
-        refuse_other_media(msgspec.structs.asdict(row))
+    says_more = any(_more(row))
+    if says_more:
+        refuse_other_media({name: v for name in OTHER_MEDIA if (v := getattr(row, name))})
+    return row, says_more
+
+
+def _record(row: _Row) -> Record:
     if row.image is not None and row.images is not None:
         raise RecordError("has both 'image' and 'images'", reason="field_conflict")
     paths = row.image if row.image is not None else row.images
@@ -79,9 +109,9 @@ def _read_slowly(raw: bytes) -> _Row:
                 _reject("bad_image_field", f"'{field}' holds {_kind(path)}, not a path")
             if not _is_text(path):
                 _reject("bad_path", f"'{field}' holds half of a surrogate pair: {path!a}")
-    return _Row(
-        conversations=turns, id=row.get("id"), image=row.get("image"), images=row.get("images")
-    )
+    known = {name: row.get(name) for name in ("id", "image", "images", *_MORE)}
+    found: _Row = _Full(conversations=turns, **known)
+    return found
 
 
 def load_record(raw: bytes) -> Any:

@@ -22,8 +22,9 @@ _OWN = (
 )
 _ANY = re.compile(f"{_OWN}|{OTHER_MARKS.pattern}|{re.escape(IMAGE_PLACEHOLDER)}")
 _NUMBER = re.compile(r"\d{1,9}")
+_TAGS = ("<img>", "<IMG>")
 _IS_MARKUP = re.compile(r"</(?!img>)|`")
-"""In a text about HTML a tag `<img src>` is a part of what is talked about."""
+"""In a text about HTML a tag `<img>` is a part of what is talked about."""
 
 
 class Mark(NamedTuple):
@@ -56,16 +57,21 @@ def place_images(messages: list[list[str | Mark]], listed: list[Picture]) -> Pla
         messages: texts, and images that are parts of their own, of each message that may have
             images.
         listed: the images beside the conversation.
+
+    Raises:
+        RecordError: a place names an image that is not there.
     """
     found = [list(_scanned(pieces)) for pieces in messages]
     marks = [piece for pieces in found for piece in pieces if isinstance(piece, Mark)]
+    first = _first_number(marks, len(listed))
     own = [mark.picture for mark in marks if mark.picture is not None]
     if listed and [picture.path for picture in own] == [picture.path for picture in listed]:
         # The list only repeats what the text says.
         listed = []
     seats = sum(mark.picture is None and not _is_other(mark) for mark in marks)
     numbers = _meaning(marks, seats, len(listed))
-    waiting = iter([n for n in range(len(listed)) if n not in _asked(marks, numbers)])
+    asked = _asked(marks, numbers, first)
+    waiting = iter([n for n in range(len(listed)) if n not in asked])
     used: set[int] = set()
     images: list[Picture] = []
     renamed = False
@@ -79,9 +85,10 @@ def place_images(messages: list[list[str | Mark]], listed: list[Picture]) -> Pla
         else:
             if _is_other(piece) and numbers is None:
                 return piece.text
-            number = piece.number if not _is_other(piece) else (numbers or {}).get(piece.text)
+            number = (numbers or {}).get(piece.text) if _is_other(piece) else None
+            number = number if piece.number is None else piece.number - first
             number = next(waiting, None) if number is None else number
-            if number is not None and number < len(listed):
+            if number is not None:
                 images.append(listed[number])
                 used.add(number)
         renamed = renamed or piece.text not in ("", IMAGE_PLACEHOLDER)
@@ -90,6 +97,20 @@ def place_images(messages: list[list[str | Mark]], listed: list[Picture]) -> Pla
     values = ["".join(map(value_of, pieces)) for pieces in found]
     images += [picture for number, picture in enumerate(listed) if number not in used]
     return Placed(values, images, renamed)
+
+
+def other_marks(text: str) -> Iterator[re.Match[str]]:
+    """Marks in a text that other formats write, without what is a part of HTML there."""
+    is_markup = bool(_IS_MARKUP.search(text))
+    return (m for m in OTHER_MARKS.finditer(text) if not (is_markup and m[0] in _TAGS))
+
+
+def are_in_order(marks: list[str], count: int) -> bool:
+    """Whether other formats' marks are one for each of so many images, in the images' order."""
+    numbers = _meaning([Mark(text) for text in marks], 0, count)
+    return numbers is not None and all(
+        numbers.get(text, number) == number for number, text in enumerate(marks)
+    )
 
 
 def _scanned(pieces: list[str | Mark]) -> Iterator[str | Mark]:
@@ -104,7 +125,8 @@ def _marks_in(text: str) -> Iterator[str | Mark]:
     at, is_markup = 0, bool(_IS_MARKUP.search(text))
     for match in _ANY.finditer(text):
         path = match["qwen"] or match["double"] or match["single"]
-        if path and is_markup and not match["qwen"]:
+        is_tag = match[0] in _TAGS or bool(path and not match["qwen"])
+        if is_markup and is_tag:
             continue
         picture = None
         if path:
@@ -140,7 +162,23 @@ def _meaning(marks: list[Mark], seats: int, count: int) -> dict[str, int] | None
     return {text: number - first for text, number in zip(others, known, strict=True)}
 
 
-def _asked(marks: list[Mark], numbers: dict[str, int] | None) -> set[int]:
+def _first_number(marks: list[Mark], count: int) -> int:
+    """What parts that number their images call the first of `count`: 0, or 1.
+
+    Raises:
+        RecordError: they name an image that is not there, whichever it is.
+    """
+    numbers = {mark.number for mark in marks if mark.number is not None}
+    if not numbers or max(numbers) < count:
+        return 0
+    if numbers == set(range(1, count + 1)):
+        return 1
+    raise RecordError(
+        f"names image {max(numbers)} of {count}, counted from 0", reason="placeholder_mismatch"
+    )
+
+
+def _asked(marks: list[Mark], numbers: dict[str, int] | None, first: int) -> set[int]:
     """Numbers of listed images that places name; the others go to the places without, in turn."""
-    named = {mark.number for mark in marks if mark.number is not None}
+    named = {mark.number - first for mark in marks if mark.number is not None}
     return named | set((numbers or {}).values())

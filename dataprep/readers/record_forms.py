@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .interleaved import is_mmc4, is_obelics
+from .media import IMAGES
 from .placeholders import OTHER_MARKS
 
 ROLES = {
@@ -57,9 +58,9 @@ def form_of(record: Any) -> Form:
             why = f"records have {name}"
             way_out = "write the better answer as a gpt turn, or leave such records out"
             return Form("preferences", "preference pairs", why, way_out=way_out)
-    for name in CONVERSATIONS:
-        if isinstance(record.get(name), list) and record[name]:
-            return _conversation_form(name, record[name][0], record)
+    name = conversation_field(record)
+    if name and record[name]:
+        return _conversation_form(name, record[name][0], record)
     if is_obelics(record):
         why = "records have 'texts' and 'images', one null where the other stands"
         return Form("obelics", "documents of texts and images (OBELICS)", why, "obelics")
@@ -67,6 +68,16 @@ def form_of(record: Any) -> Form:
         why = "records have 'text_list' and 'image_info'"
         return Form("mmc4", "documents of texts and images (MMC4)", why, "mmc4")
     return _row_form(record)
+
+
+def conversation_field(record: dict[str, Any]) -> str:
+    """Field that holds a record's list of messages; "" where there is none."""
+    name = next((name for name in CONVERSATIONS if isinstance(record.get(name), list)), "")
+    texts = record.get("texts")
+    if name or not isinstance(texts, list) or not texts:
+        return name
+    # As the_cauldron has it; texts of another kind are a document's.
+    return "texts" if isinstance(texts[0], dict) and is_pair(texts[0]) else ""
 
 
 def is_pair(turn: dict[str, Any]) -> bool:
@@ -119,7 +130,7 @@ def _from_value_form(name: str, turns: list[dict[str, Any]], record: dict[str, A
         return Form("internvl", "LLaVA's form, with InternVL's width and height", why, "llava")
     if record.get("system"):
         return Form("sharegpt", "ShareGPT conversations, with a system field", why, "sharegpt")
-    if _embeds(record) or _marks_otherwise(values, record):
+    if _embeds(record) or _marks_otherwise(values, record) or _names_otherwise(record):
         title = "LLaVA's turns, with images given or marked in another way"
         return Form("sharegpt", title, why, "sharegpt")
     return Form("llava", "LLaVA's form", why, "llava")
@@ -130,6 +141,13 @@ def _embeds(record: dict[str, Any]) -> bool:
     given = record.get("image") or record.get("images")
     first = given[0] if isinstance(given, list) and given else given
     return isinstance(first, dict) or (isinstance(first, str) and first.startswith("data:image/"))
+
+
+def _names_otherwise(record: dict[str, Any]) -> bool:
+    """Whether images stand under another name than LLaVA's."""
+    if record.get("image") or record.get("images"):
+        return False
+    return any(record.get(name) for name in IMAGES)
 
 
 def _marks_otherwise(values: list[str], record: dict[str, Any]) -> bool:

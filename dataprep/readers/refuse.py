@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, NoReturn
 
 from ...errors import RecordError
@@ -11,6 +12,8 @@ _OTHER_MEDIA = {
     "audio_record": ("audio", "audios", "audio_path", "audio_url"),
 }
 _PREFERENCES = (("chosen", "rejected"), ("conversations_a", "conversations_b"))
+OTHER_MEDIA = tuple(chain(*_OTHER_MEDIA.values(), *_PREFERENCES))
+"""Fields that `refuse_other_media` looks at."""
 _PART_KINDS = {"video": "video_record", "audio": "audio_record"}
 
 

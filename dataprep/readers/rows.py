@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 
 from ...errors import RecordError
 from .llava import read_llava
+from .media import IMAGES
 from .record import Read
 from .record_forms import form_of
 from .refuse import refuse_unread
-from .talk import IMAGES, FindTalk, Message, Talk, read_talk
+from .talk import FindTalk, Message, Talk, read_talk
 
 CAPTION_QUESTION = "Describe the image."
 """Asked of an image that comes with a caption and no question."""

@@ -10,17 +10,12 @@ import msgspec
 from ...errors import RecordError
 from ..stores.embedded import EmbeddedImage
 from .llava import load_record, read_llava
-from .media import Picture, picture_of
+from .media import IMAGES, Picture, picture_of
 from .placeholders import Mark, place_images
 from .raw_json import raw_fields
 from .record import Read, Record
 from .refuse import refuse_other_media
 
-IMAGES = (
-    "image", "images", "image_path", "image_paths", "img", "img_path", "image_file", "image_files",
-    "image_url", "image_urls", "file_name",
-)  # fmt: skip
-"""Fields beside a conversation that hold its images."""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
