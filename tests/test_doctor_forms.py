@@ -72,6 +72,18 @@ SOURCES: dict[str, tuple[Any, str, str]] = {
     "VQAv2 answers": ({"annotations": [{"question_id": 1}]}, "vqav2-annotations", "object"),
     "VQA rows": ([{"question": "a", "answer": "b"}], "vqa", "array"),
     "wrapped": ({"info": 1, "data": [record("a")]}, "llava", "object"),
+    "wrapped behind another list": (
+        {"categories": [{"id": 1, "name": "x"}], "data": [record("a")]},
+        "llava",
+        "object",
+    ),
+    "several lists": ({"train": [record("a")], "test": [record("b")]}, "lists-by-name", "object"),
+    "wrapped, and large": (
+        {"data": [record("a", "data:image/jpeg;base64," + "A" * (2 << 20))]},
+        "sharegpt",
+        "object",
+    ),
+    "one large record": (record("a", other="x" * (2 << 20)), "llava", "object"),
     "wrapped values": ({"data": [{"a": 1}]}, "wrapped", "object"),
     "preferences": ([{"chosen": "a", "rejected": "b"}], "preferences", "array"),
     "captions": ([{"image": "a.jpg", "caption": "b"}], "captions", "array"),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..json_object import raw_fields
-from ..source import Source
+from ..source import MAX_RECORD_BYTES, Source
 from .record import load_json
 from .record_forms import CHECK, CONVERSATIONS, Form, form_of
 
@@ -60,15 +60,19 @@ def _one_form(source: Source, whole: dict[str, msgspec.Raw]) -> Form | None:
     The lists are looked at first: one more field must not make a record of all that they hold.
     """
     if any(_is_list(whole, name) for name in CONVERSATIONS):
-        return _one_record(source)
-    return _known_object(whole, _firsts(whole), _why(whole)) or _one_record(source)
+        return _one_record(source, whole)
+    return _known_object(whole, _firsts(whole), _why(whole)) or _one_record(source, whole)
 
 
-def _one_record(source: Source) -> Form | None:
-    if len(source.data) > _PEEK_BYTES:
-        return None
+def _one_record(source: Source, whole: dict[str, msgspec.Raw]) -> Form | None:
     try:
-        form = form_of(load_json(source.data[source.start :]))
+        if len(source.data) > _PEEK_BYTES:
+            # Of a long list its first element tells what it is.
+            firsts = _firsts(whole).items()
+            record = {name: [v] if _is_list(whole, name) else v for name, v in firsts}
+        else:
+            record = load_json(source.data[source.start :])
+        form = form_of(record)
     except (ValueError, RecursionError):
         return None
     return None if form.name == "unknown" else form
@@ -76,9 +80,14 @@ def _one_record(source: Source) -> Form | None:
 
 def _object(whole: dict[str, msgspec.Raw]) -> Document:
     first, why = _firsts(whole), _why(whole)
-    for name, value in first.items():
-        if _is_list(whole, name) and isinstance(value, dict):
-            return _wrapped(name, value, why)
+    lists = {name: value for name, value in first.items() if _is_list(whole, name)}
+    forms = {name: form_of(value) for name, value in lists.items() if isinstance(value, dict)}
+    read = [name for name, form in forms.items() if form.read_as]
+    if len(read) > 1:
+        return Document(_several(read, why), True)
+    if forms:
+        name = next(iter(read or forms))
+        return _wrapped(name, forms[name], why)
     values = list(first.values())
     if values and all(isinstance(v, dict) for v in values):
         title = f"an object of records by their names, of: {form_of(values[0]).title}"
@@ -130,9 +139,18 @@ def _known_object(whole: dict[str, msgspec.Raw], first: dict[str, Any], why: str
     return None
 
 
-def _wrapped(name: str, record: dict[str, Any], why: str) -> Document:
+def _several(names: list[str], why: str) -> Form:
+    """Several lists of records, of which one may be a test split: nobody is to train on it."""
+    return Form(
+        "lists-by-name",
+        f"several lists of records: {', '.join(name[:40] for name in names[:8])}",
+        why,
+        way_out=f"write each list alone: jq '.[\"{names[0][:40]}\"]' SOURCE > OUT.json",
+    )
+
+
+def _wrapped(name: str, inner: Form, why: str) -> Document:
     """A list of records in a field of an object, whose other fields are about the list."""
-    inner = form_of(record)
     title = f"a list under {name[:40]!r} of: {inner.title}"
     if inner.read_as:
         return Document(inner._replace(title=title, why=f"{why}; {inner.why}"), True, name)
@@ -157,13 +175,17 @@ def _coco(annotation: Any, why: str) -> Form:
 
 
 def _first(raw: msgspec.Raw) -> Any:
-    """The value, or the first element of a list; None where it does not begin within a mebibyte."""
-    text = bytes(memoryview(raw)[:_PEEK_BYTES]).decode("utf-8", "replace")
-    start = len(text) - len(text[1:].lstrip()) if text.startswith("[") else 0
-    try:
-        return _decode(text, start)[0]
-    except (ValueError, RecursionError, IndexError):
-        return None
+    """The value, or the first element of a list; None where it is larger than any record."""
+    view, size = memoryview(raw), _PEEK_BYTES
+    while True:
+        text = bytes(view[:size]).decode("utf-8", "replace")
+        start = len(text) - len(text[1:].lstrip()) if text.startswith("[") else 0
+        try:
+            return _decode(text, start)[0]
+        except (ValueError, RecursionError, IndexError):
+            if size >= min(len(view), MAX_RECORD_BYTES):
+                return None
+            size *= 8
 
 
 def _spans_lines(data: mmap.mmap, start: int) -> bool:
