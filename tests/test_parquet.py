@@ -196,6 +196,62 @@ def test_bare_bytes_and_other_types_of_arrow_are_read(tmp_path: Path) -> None:
     assert "left out" in report.format_why and "thumb" in report.format_why
 
 
+def of_type(kind: pa.DataType, *values: int) -> pa.Array:
+    whole = pa.int32() if kind == pa.date32() else pa.int64()
+    return pa.array([*values, None], whole).cast(kind)
+
+
+NANO = 1_700_000_000_123_456_789
+SAID = "2023-11-14T22:13:20.123456789"
+TIMES: dict[str, tuple[pa.Array, Any]] = {
+    "nanoseconds": (of_type(pa.timestamp("ns"), NANO), SAID),
+    "nanoseconds of a zone": (of_type(pa.timestamp("ns", "+05:30"), NANO),
+                              "2023-11-15T03:43:20.123456789+05:30"),
+    "microseconds": (of_type(pa.timestamp("us", "UTC"), NANO // 1000), f"{SAID[:-3]}Z"),
+    "duration": (of_type(pa.duration("ns"), -1_500_000_001), "-PT1.500000001S"),
+    "long duration": (of_type(pa.duration("s"), 10**15), f"PT{10**15}S"),
+    "time of day": (of_type(pa.time64("ns"), 1500), "00:00:00.000001500"),
+    "list": (pa.array([[NANO], None], pa.list_(pa.timestamp("ns"))), [SAID]),
+    "object": (pa.array([{"a": NANO, "b": 1}, None],
+                        pa.struct({"a": pa.timestamp("ns"), "b": pa.int8()})),
+               {"a": SAID, "b": 1}),
+    "dictionary": (of_type(pa.timestamp("ns"), NANO).dictionary_encode(), SAID),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_times_are_kept_as_texts(tmp_path: Path, name: str, kind: str) -> None:
+    column, expected = TIMES[name]
+    rows = pa.table({"when": column, "question": ["a", "b"], "answer": ["c", "d"]})
+    path = tmp_path / "t.bin"
+    if kind == "parquet":
+        pq.write_table(rows, path)
+    else:
+        with pa.ipc.new_file(path, rows.schema) as writer:
+            writer.write_table(rows)
+    convert(path, None, tmp_path / "out", ConvertOptions(format=kind))
+    assert [record["when"] for record, _ in stored(tmp_path / "out")] == [expected, None]
+
+
+FAR: dict[str, pa.Array] = {
+    "seconds": of_type(pa.timestamp("s"), 10**14),
+    "year 20000": of_type(pa.timestamp("s"), 568_971_820_800),
+    "days": of_type(pa.date32(), 2 * 10**9),
+    "before the year 1": of_type(pa.date32(), -(10**6)),
+    "an unknown zone": of_type(pa.timestamp("us", "Nowhere/X"), 1),
+    "times by names": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.timestamp("ns"))),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_time_beyond_the_calendar_is_refused_by_its_column(tmp_path: Path, name: str) -> None:
+    rows = pa.table({"when": FAR[name], "question": ["a", "b"], "answer": ["c", "d"]})
+    pq.write_table(rows, tmp_path / "t.parquet")
+    with pytest.raises(RecordError, match=r"t\.parquet: rows 0 .* column 'when' holds a time"):
+        convert(tmp_path / "t.parquet", None, tmp_path / "out")
+
+
 def test_user_names_the_columns(tmp_path: Path) -> None:
     rows = [{"pic": image(n), "ask": f"q{n}", "say": f"a{n}", "answer": "?"} for n in range(3)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")

@@ -14,6 +14,7 @@ from ..source import Source
 from ..stores.table_file import ParquetTable, TableFile, arrow_errors, damaged, open_table
 from ..stores.table_files import folder_of, table_files
 from ..stores.table_images import PREFIX, reference
+from .arrow_values import values_of
 from .columns import NAMES, Columns, choose_columns, put_images
 from .open_json import AUTO
 from .plain_rows import PlainRows, plain_rows, with_conversation
@@ -203,7 +204,8 @@ def _records(
     columns: dict[str, list[Any]] = {}
     for column, array in zip(layout.leaves, batch.columns, strict=True):
         held = column in layout.images or column in layout.media
-        columns[column] = _paths(array) if held else array.to_pylist()
+        where = f"{name}: rows {first:,} and on: column {column!r}"
+        columns[column] = _paths(array) if held else values_of(array, where)
     fields, others = layout.columns.fields, [n for n in columns if n not in layout.images]
     for row in range(batch.num_rows):
         record: dict[str, Any] = {}
