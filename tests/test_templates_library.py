@@ -102,6 +102,40 @@ def test_a_prompt_equals_the_official_template(name: str, package: str) -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("name", sorted(NAMES))
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "system", "content": ""},
+        {"role": "system", "content": None},
+        {"role": "user", "content": ""},
+        {"role": "user", "content": "<image>"},
+        {"role": "tool", "content": ""},
+        {"role": "user", "content": "q", "name": "Eve", "id": 17, "tool_calls": None},
+    ],
+    ids=str,
+)
+def test_an_empty_message_in_front_breaks_no_template(
+    name: str, message: dict[str, object]
+) -> None:
+    messages = [
+        message,
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yo", "id": 18},
+    ]
+    found = get_template(name).render(messages)
+    assert sum("Yo" in text for text in found.trained_texts) == 1
+    assert "None" not in found.text
+    assert not any("Hi" in text for text in found.trained_texts)
+
+
+@pytest.mark.parametrize("name", ["mistral_instruct", "gemma_instruct"])
+def test_an_empty_system_text_is_as_none(name: str) -> None:
+    template, messages = get_template(name), MESSAGES["two turns"]
+    empty = [{"role": "system", "content": ""}, *messages]
+    assert template.render(empty) == template.render(messages)
+
+
 if __name__ == "__main__":
     (GOLDEN / "templates").mkdir(exist_ok=True)
     for each in sorted(NAMES):
