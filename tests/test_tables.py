@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import random
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.look.open import open_looked
 from neva_prep.dataprep.options import ConvertOptions, parse_columns
 from neva_prep.dataprep.readers.columns import choose_columns
+from neva_prep.dataprep.readers.quotes import find_fault
 from neva_prep.dataprep.stats.run import stats
 from neva_prep.errors import ConfigError, RecordError
 
@@ -121,6 +124,87 @@ def test_row_that_does_not_fit_the_header_is_quarantined_with_its_line(tmp_path:
     assert (report.records, report.samples, report.rejected) == (4, 2, 2)
     found = [row["record"] for row in read_quarantine(tmp_path / "out")]
     assert found == [{"line": 3, "cells": ["1.jpg", "one", "two"]}, {"image": "2.jpg"}]
+
+
+PLAIN = ['"Hello" he said', '"unbalanced quote here', "third", '5 "inch screen', '"a" and "b"', '"']
+ODD_TSV: dict[str, tuple[list[str], list[str]]] = {
+    "plain text": (PLAIN, PLAIN),
+    "one mark at the very end": (["x", '"y'], ["x", '"y']),
+    "marks in two rows": (['"red', "green", 'blue"'], ['"red', "green", 'blue"']),
+    "quoted": (['"a ""b"" c"', '"tab\there"', '"two\nlines"', 'in "it'],
+               ['a "b" c', "tab\there", "two\nlines", 'in "it']),
+    "quoted, with an empty cell": (['"two\nlines"', '""', '"say ""x"""'],
+                                   ["two\nlines", "", 'say "x"']),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("place", ["last", "middle"])
+@pytest.mark.parametrize("name", ODD_TSV)
+def test_no_mark_in_a_tsv_swallows_a_row(tmp_path: Path, name: str, place: str, end: str) -> None:
+    cells, expected = ODD_TSV[name]
+    (tmp_path / "a.jpg").write_bytes(image(0))
+    rows = [f"a.jpg\tWhat?\t{cell}" for cell in cells]
+    header = "image\tquestion\tanswer"
+    if place == "middle":
+        rows = [f"a.jpg\t{cell}\tWhat?" for cell in cells]
+        header = "image\tanswer\tquestion"
+    (tmp_path / "t.tsv").write_bytes((end.join([header, *rows]) + end).encode())
+    report = convert(tmp_path / "t.tsv", None, tmp_path / "out")
+    assert report.records == len(cells)
+    answers = [said(record)[1][1] for record, _ in stored(tmp_path / "out")]
+    assert [a.replace("\r", "") for a in answers] == [a for a in expected if a]
+
+
+def test_header_of_a_tsv_may_begin_with_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(image(0))
+    (tmp_path / "t.tsv").write_text('"image"\tcaption\n' + 'a.jpg\t"x" y\n' * 2)
+    assert convert(tmp_path / "t.tsv", None, tmp_path / "out").samples == 2
+    (tmp_path / "u.tsv").write_text('image\t"caption\n' + "a.jpg\tx\n" * 2)
+    options = ConvertOptions(columns={"caption": '"caption'})
+    assert convert(tmp_path / "u.tsv", None, tmp_path / "out2", options).samples == 2
+
+
+ODD_CSV = {
+    "never closed": ('a.jpg,x\na.jpg,"two\nlines"\na.jpg,"y\na.jpg,z\n', 5, "is never closed"),
+    "closed too soon": ('a.jpg,x\na.jpg,"so" he said\n', 3, "ends before its cell does"),
+    "closed too late": ('a.jpg,"x\na.jpg,y" z\n', 2, "ends before its cell does"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_CSV)
+@pytest.mark.parametrize("mark", [",", ";", "|"])
+def test_mark_that_encloses_no_cell_of_a_csv_is_refused_with_its_line(
+    tmp_path: Path, name: str, mark: str
+) -> None:
+    rows, line, what = ODD_CSV[name]
+    (tmp_path / "t.csv").write_text(f"image,caption\n{rows}".replace(",", mark))
+    with pytest.raises(RecordError, match=rf"t\.csv: line {line}: a cell .* mark that {what}; "):
+        convert(tmp_path / "t.csv", None, tmp_path / "out")
+
+
+def test_marks_are_judged_as_by_a_strict_reader() -> None:
+    chance = random.Random(7)
+    for _ in range(3000):
+        mark = chance.choice(",;|\t")
+        text = "".join(chance.choices(['"', "a", mark, "\n", "\r\n"], k=chance.randrange(13)))
+        fault = find_fault(io.StringIO(text, newline=""), mark, 2, is_tsv=False)
+        try:
+            list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
+        except csv.Error:
+            assert fault is not None, text
+        else:
+            assert fault is None, text
+
+
+def test_lines_within_a_cell_of_a_csv_are_one_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(image(0))
+    (tmp_path / "t.csv").write_text(
+        'image,caption\na.jpg,"one, ""two""\n\na.jpg,three"\na.jpg,x "y\n'
+    )
+    assert convert(tmp_path / "t.csv", None, tmp_path / "out").samples == 2
+    answers = [said(record)[1][1] for record, _ in stored(tmp_path / "out")]
+    assert answers == ['one, "two"\n\na.jpg,three', 'x "y']
 
 
 BROKEN: dict[str, tuple[bytes, str]] = {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ...errors import RecordError
 from ..source import MAX_RECORD_BYTES, Source
 from .columns import choose_columns
+from .quotes import find_fault
 from .record import load_json
 from .staging import staged
 
@@ -42,31 +43,26 @@ def open_text_table(
     mark, header = _header(path)
     chosen = choose_columns(header, columns, frozenset(header))
     names = [chosen.fields.get(name, name) for name in header]
+    # Nothing parts the cells of one column: there the name of the file is all that tells.
+    is_tsv = mark == "\t" if len(header) > 1 else path.suffix.lower() == ".tsv"
     source = staged(
         work,
         {path.name: path},
-        lambda: _records(path, mark, names),
+        lambda: _records(path, mark, names, is_tsv),
         name=path.name,
         why=f"a table of {len(header)} columns, parted by {mark!r}; {chosen.said}",
         form=form,
         options=sorted(columns.items()),
     )
-    # Nothing parts the cells of one column: there the name of the file is all that tells.
-    is_tsv = mark == "\t" if len(header) > 1 else path.suffix.lower() == ".tsv"
     return replace(source, container="tsv" if is_tsv else "csv"), str(path.parent)
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
     """What parts the cells, and the names of the columns."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline(1 << 20)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror}; check the path") from error
+    with _opened(path) as file:
+        line = file.readline(1 << 20)
     mark = max(_MARKS, key=line.count)
-    header = [name.strip() for name in next(csv.reader([line], delimiter=mark), [])]
+    header = [name.strip() for name in _names(line, mark)]
     double = next((name for name in header if header.count(name) > 1), None)
     if not any(header) or double is not None:
         what = "has no header" if double is None else f"has two columns named {double!r}"
@@ -74,21 +70,55 @@ def _header(path: Path) -> tuple[str, list[str]]:
     return mark, header
 
 
-def _records(path: Path, mark: str, names: list[str]) -> Iterator[dict[str, Any]]:
+def _names(line: str, mark: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=mark, strict=mark == "\t"), [])
+    except csv.Error:
+        return line.split(mark)
+
+
+def _records(path: Path, mark: str, names: list[str], is_tsv: bool) -> Iterator[dict[str, Any]]:
+    with _opened(path) as file:
+        fault = find_fault(file, mark, len(names), is_tsv=is_tsv)
+    if fault and not is_tsv:
+        raise RecordError(
+            f"{path}: line {fault.line}: a cell begins with a quotation mark that {fault.what}; "
+            'enclose the whole cell in quotation marks, and write each one inside it twice ("")'
+        )
     limit = csv.field_size_limit(MAX_RECORD_BYTES)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=mark)
+        with _opened(path) as file:
+            # Where tabs part cells, marks that enclose none are text: so are all in such a file.
+            rows = csv.reader(
+                file,
+                delimiter=mark,
+                quoting=csv.QUOTE_NONE if fault else csv.QUOTE_MINIMAL,
+                strict=True,
+            )
             next(rows)
             yield from (_record(cells, names, rows.line_num) for cells in rows if cells)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from error
     except csv.Error as error:
         raise RecordError(
             f"{path}: line {rows.line_num}: is no row of a table ({error}); correct the line"
         ) from error
     finally:
         csv.field_size_limit(limit)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The table, open for reading.
+
+    Raises:
+        RecordError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror}; check the path") from error
 
 
 def _record(cells: list[str], names: list[str], line: int) -> dict[str, Any]:
