@@ -30,11 +30,15 @@ def values_of(array: Any, where: str) -> list[Any]:
         return list(array.to_pylist())
     try:
         return _values(array)
-    except (OverflowError, *arrow_errors()) as error:
+    except _errors() as error:
         raise RecordError(
             f"{where} holds a time that cannot be written: {' '.join(str(error).split())[:200]}; "
             "write the column as text, or leave it out of the table"
         ) from error
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    return (OverflowError, *arrow_errors())
 
 
 def _values(array: Any) -> list[Any]:
