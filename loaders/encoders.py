@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-from PIL import Image
-
 from ..errors import RecordError
 from ..templates.config import resolve_template
 from ..templates.encode import SpecialText, encode_conversation
@@ -25,6 +22,17 @@ from ..templates.overflow import Overflow
 from ..templates.render import ConversationTemplate, ImagePlacement
 from .config import MultiModalSampleConfig
 from .prepared import EncodedText
+from .typed_fields import (
+    bad_sample,
+    check_image_field,
+    images_of,
+    optional_list,
+    to_list,
+    to_number,
+    to_text,
+    to_texts,
+    to_whole_number,
+)
 
 _ROW = ConversationTemplate(
     name="interleaved",
@@ -121,19 +129,23 @@ def encode_vqa(sample: Any, rules: TextRules) -> EncodedText:
     image in front, since the type has its image beside the text.
 
     Raises:
-        RecordError: no answers, lists of different lengths, or not one placeholder per image.
+        RecordError: no answers, lists of different lengths, fields that are no texts, or not one
+            placeholder per image.
     """
-    key, context, answers = sample.__key__, sample.context, sample.answers
+    key, context = sample.__key__, sample.context
+    answers = _answers(key, sample.answers)
     if not answers:
-        raise _bad(key, "has no answers", "drop it: nothing of it is trained")
+        raise bad_sample(key, "has no answers", "drop it: nothing of it is trained")
     if isinstance(context, str):
-        answer = answers if isinstance(answers, str) else _best(key, answers, sample.answer_weights)
-        pairs = [(context, answer)]
-    elif isinstance(answers, str) or len(context) != len(answers):
-        count = 1 if isinstance(answers, str) else len(answers)
-        raise _bad(key, f"has {len(context)} questions but {count} answers", "give one for each")
+        # Weights are of alternatives, and a text has none.
+        weights = None if isinstance(sample.answers, str) else sample.answer_weights
+        pairs = [(context, _best(key, answers, weights))]
     else:
-        pairs = list(zip(context, answers, strict=True))
+        questions = to_list(key, "context", context)
+        if len(questions) != len(answers):
+            finding = f"has {len(questions)} questions but {len(answers)} answers"
+            raise bad_sample(key, finding, "give one for each")
+        pairs = list(zip(questions, answers, strict=True))
     return _encode_pairs(key, pairs, sample.image, rules)
 
 
@@ -143,8 +155,8 @@ def encode_captioning(sample: Any, rules: TextRules) -> EncodedText:
     Loss is taken on the caption and the line end. NeMo names the type but has no encoder for it.
     """
     if not isinstance(sample.caption, str) or not sample.caption.strip():
-        raise _bad(sample.__key__, "has no caption", "drop it: nothing of it is trained")
-    images = _images_of(sample.image)
+        raise bad_sample(sample.__key__, "has no caption", "drop it: nothing of it is trained")
+    images = images_of(sample.image)
     messages = [
         {"role": "user", "content": rules.config.image_token.token_str * len(images)},
         {"role": "assistant", "content": sample.caption},
@@ -157,7 +169,8 @@ def encode_interleaved(sample: Any, rules: TextRules) -> EncodedText:
 
     A row without images, or with empty texts, is fine as long as it has a text.
     """
-    return _encode_row(sample.__key__, sample.sequence, rules)
+    row = to_list(sample.__key__, "sequence", sample.sequence)
+    return _encode_row(sample.__key__, row, rules)
 
 
 def encode_similarity_interleaved(sample: Any, rules: TextRules) -> EncodedText:
@@ -167,19 +180,21 @@ def encode_similarity_interleaved(sample: Any, rules: TextRules) -> EncodedText:
     same text keep their order; texts that meet are joined by a space.
 
     Raises:
-        RecordError: not one index for each image, or an index that is no text's.
+        RecordError: not one index for each image, an index that is no text's, or fields of
+            another kind.
     """
-    key, images, texts = sample.__key__, list(sample.images or ()), list(sample.texts)
-    places = sample.matched_text_indices
-    places = [] if places is None else [int(place) for place in places]
+    key, texts = sample.__key__, to_texts(sample.__key__, "texts", sample.texts)
+    images = optional_list(key, "images", sample.images)
+    indices = optional_list(key, "matched_text_indices", sample.matched_text_indices)
+    places = [to_whole_number(key, "matched_text_indices", index) for index in indices]
     if len(places) != len(images):
-        raise _bad(
+        raise bad_sample(
             key,
             f"has {len(images)} images but {len(places)} matched_text_indices",
             "give one for each image",
         )
     if outside := [place for place in places if not 0 <= place < len(texts)]:
-        raise _bad(
+        raise bad_sample(
             key,
             f"matches an image to text {outside[0]}, and its texts are 0 to {len(texts) - 1}",
             "correct matched_text_indices",
@@ -205,20 +220,23 @@ def encode_multi_choice_vqa(sample: Any, rules: TextRules) -> EncodedText:
     the letter.
 
     Raises:
-        RecordError: no choices, more than letters, or an index that is no choice's.
+        RecordError: no choices, more than letters, an index that is no choice's, or fields of
+            another kind.
     """
-    key, choices, right = sample.__key__, sample.choices, int(sample.correct_choice_idx)
-    if not choices or len(choices) > 26:
-        raise _bad(key, f"has {len(choices or ())} choices", "give 1 to 26")
+    key, context = sample.__key__, to_text(sample.__key__, "context", sample.context)
+    choices = to_texts(key, "choices", optional_list(key, "choices", sample.choices), numbers=True)
+    right = to_whole_number(key, "correct_choice_idx", sample.correct_choice_idx)
+    if not 1 <= len(choices) <= 26:
+        raise bad_sample(key, f"has {len(choices)} choices", "give 1 to 26")
     if not 0 <= right < len(choices):
-        raise _bad(
+        raise bad_sample(
             key,
             f"has choices 0 to {len(choices) - 1}, and {right} is said to be right",
             "correct correct_choice_idx",
         )
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=True)]
-    question = "\n".join((sample.context, *lines, _CHOICE_PROMPT))
+    question = "\n".join((context, *lines, _CHOICE_PROMPT))
     return _encode_pairs(key, [(question, letters[right])], sample.image, rules)
 
 
@@ -238,8 +256,8 @@ def _encode_pairs(
 ) -> EncodedText:
     """Questions and answers with the images that lie beside them."""
     if not all(isinstance(text, str) for pair in pairs for text in pair):
-        raise _bad(key, "has a question or an answer that is no text", "write it as text")
-    images = _images_of(image)
+        raise bad_sample(key, "has a question or an answer that is no text", "write it as text")
+    images = images_of(image)
     mark = rules.config.image_token.token_str
     if not any(mark in question for question, _ in pairs):
         pairs = [(f"{mark}\n" * len(images) + pairs[0][0], pairs[0][1]), *pairs[1:]]
@@ -253,40 +271,30 @@ def _encode_pairs(
 
 def _encode_row(key: str, row: Sequence[Any], rules: TextRules) -> EncodedText:
     if not any(isinstance(part, str) and part.strip() for part in row):
-        raise _bad(key, "has no text", "drop it: nothing of it is trained")
+        raise bad_sample(key, "has no text", "drop it: nothing of it is trained")
     parts = [
         {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
         for part in row
     ]
     images = [part for part in row if not isinstance(part, str)]
     for image in images:
-        _check_image(key, image)
+        check_image_field(key, image)
     return rules.encode(key, [{"role": "user", "content": parts}], images, _ROW)
 
 
-def _images_of(image: Any) -> list[Any]:
-    if image is None:
-        return []
-    return list(image) if isinstance(image, list | tuple) else [image]
+def _answers(key: str, answers: Any) -> list[Any]:
+    if isinstance(answers, str):
+        return [answers] if answers else []
+    return optional_list(key, "answers", answers)
 
 
-def _check_image(key: str, image: Any) -> None:
-    if not isinstance(image, bytes | Image.Image | torch.Tensor):
-        raise _bad(
-            key, f"has a {type(image).__name__} where an image belongs", "give bytes of a file"
-        )
-
-
-def _best(key: str, answers: Sequence[str], weights: Any) -> str:
+def _best(key: str, answers: Sequence[Any], weights: Any) -> Any:
     if weights is None:
         return answers[0]
-    numbers = [float(weight) for weight in weights]
+    listed = to_list(key, "answer_weights", weights)
+    numbers = [to_number(key, "answer_weights", weight) for weight in listed]
     if len(numbers) != len(answers):
-        raise _bad(
+        raise bad_sample(
             key, f"has {len(answers)} answers but {len(numbers)} weights", "give one for each"
         )
     return answers[numbers.index(max(numbers))]
-
-
-def _bad(key: str, finding: str, way_out: str) -> RecordError:
-    return RecordError(f"sample {key}: {finding}; {way_out}", reason="bad_sample")

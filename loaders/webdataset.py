@@ -153,7 +153,11 @@ class _KnownReader:
 
     def __call__(self, members: dict[str, Any]) -> dict[str, Any]:
         decoded = {name: decode_member(name, data) for name, data in members.items()}
-        return KNOWN_LOADERS[self._sample_type](decoded)
+        try:
+            return KNOWN_LOADERS[self._sample_type](decoded)
+        except (RuntimeError, OverflowError) as error:
+            # torch's, of a matrix that is none; that file must stay as the datasets have it.
+            raise ValueError(f"its similarity_matrix is no matrix of numbers: {error}") from error
 
 
 class _CodeReader:
@@ -201,13 +205,19 @@ def decode_member(name: str, data: Any) -> Any:
     if not isinstance(data, bytes):
         return data
     if extension in _JSON:
-        return msgspec.json.decode(data)
+        try:
+            return msgspec.json.decode(data)
+        except RecursionError as error:
+            raise ValueError(f"the JSON of {name} is nested too deeply") from error
     if extension in _TEXT:
         return data.decode("utf-8")
     return int(data) if extension in _NUMBER else data
 
 
 def _with_members(value: Any, members: dict[str, Any]) -> Any:
-    if isinstance(value, list):
-        return [_with_members(item, members) for item in value]
-    return members.get(value, value) if isinstance(value, str) else value
+    """An image field with members in place of their names; no type has lists within its list."""
+
+    def found(item: Any) -> Any:
+        return members.get(item, item) if isinstance(item, str) else item
+
+    return [found(item) for item in value] if isinstance(value, list) else found(value)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handmade import members, picture, write_dataset
+import yaml
+from handmade import Members, members, picture, write_dataset
 from loader_help import (
     VQA_FIELDS,
     encoder,
@@ -32,6 +33,7 @@ from PIL import Image
 
 from neva_prep.errors import ConfigError, RecordError
 from neva_prep.loaders import EncodedText, MultiModalSampleConfig, TextRules
+from neva_prep.loaders.dataset_kind import known_loader_text
 from neva_prep.loaders.encoders import ENCODERS
 from neva_prep.loaders.sample import ConversationSample
 from neva_prep.templates import encode_conversation
@@ -56,7 +58,17 @@ def trained(found: EncodedText) -> str:
     return spell(found.text.labels[found.text.labels != -100])
 
 
-def similarity(places: list[int] | None, images: list[bytes], texts: list[str]) -> Any:
+def vqa(context: Any, answers: Any, weights: Any = None) -> Any:
+    return VQASample(**KEYS, image=A, context=context, answers=answers, answer_weights=weights)
+
+
+def choice(context: Any, choices: Any, right: Any) -> Any:
+    return MultiChoiceVQASample(
+        **KEYS, image=A, context=context, choices=choices, correct_choice_idx=right
+    )
+
+
+def similarity(places: Any, images: Any, texts: Any) -> Any:
     return SimilarityInterleavedSample(
         **KEYS, images=images, texts=texts, matched_text_indices=places
     )
@@ -222,6 +234,32 @@ BAD: dict[str, tuple[Any, str]] = {
         MultiChoiceVQASample(**KEYS, image=A, context="q", choices=["x"], correct_choice_idx=1),
         "has choices 0 to 0, and 1 is said to be right",
     ),
+    "question is null": (vqa(None, "a"), "its context is null"),
+    "question is a number": (vqa(5, ["a"]), "its context is a int"),
+    "answer alone is a number": (vqa("q", 7), "its answers is a int"),
+    "answers are an object": (vqa("q", {"a": 1}), "its answers is a dict"),
+    "weights are texts": (vqa("q", ["a", "b"], ["x", "y"]), "answer_weights has 'x'"),
+    "weight is null": (vqa("q", ["a", "b"], [1, None]), "answer_weights has None"),
+    "weight is no number": (vqa("q", ["a", "b"], [1, float("nan")]), "answer_weights has nan"),
+    "weights are a number": (vqa("q", ["a", "b"], 1), "its answer_weights is a int"),
+    "sequence is null": (InterleavedSample(**KEYS, sequence=None), "its sequence is null"),
+    "sequence is a text": (InterleavedSample(**KEYS, sequence="ab"), "its sequence is a str"),
+    "texts are null": (similarity([0], [A], None), "its texts is null"),
+    "one text is null": (similarity([0], [A], ["t", None]), "has null among its texts"),
+    "images are a number": (similarity([0], 3, ["t"]), "its images is a int"),
+    "index is a text": (similarity(["x"], [A], ["t"]), "matched_text_indices has 'x'"),
+    "index is half": (similarity([0.5], [A], ["t"]), "matched_text_indices has 0.5"),
+    "indices are an object": (similarity({"a": 1}, [A], ["t"]), "matched_text_indices is a dict"),
+    "choice is a letter": (choice("q", ["a", "b"], "B"), "correct_choice_idx has 'B'"),
+    "choice is null": (choice("q", ["a", "b"], None), "correct_choice_idx has None"),
+    "choice is true": (choice("q", ["a", "b"], True), "correct_choice_idx has True"),
+    "choice beyond all numbers": (
+        choice("q", ["a", "b"], float("inf")),
+        "correct_choice_idx has inf",
+    ),
+    "choice question is null": (choice(None, ["a"], 0), "its context is null"),
+    "choices are an object": (choice("q", {"A": "a"}, 0), "its choices is a dict"),
+    "a choice is null": (choice("q", ["a", None], 0), "has null among its choices"),
 }
 
 
@@ -232,6 +270,15 @@ def test_a_bad_sample_is_named_with_its_fault(name: str) -> None:
         encode(sample)
     assert message in str(caught.value)
     assert caught.value.reason
+
+
+def test_fields_may_come_as_tensors_arrays_and_tuples() -> None:
+    sample = similarity(torch.tensor([0, 1]), (A, B), ("t", "u"))
+    assert spell(encode(sample).text.tokens) == "<s> t[image] u[image]"
+    weighed = vqa("q", ("a", "b"), np.array([1, 2]))
+    assert trained(encode(weighed)) == " b</s>"
+    for right in (1, 1.0, "1", np.int64(1), torch.tensor(1)):
+        assert trained(encode(choice("q", ["a", 3], right))) == " B</s>"
 
 
 def test_a_missing_template_is_an_error_only_for_conversations() -> None:
@@ -289,6 +336,61 @@ def all_types(root: Path) -> dict[Path, float]:
         root / "own", {"train-000000.tar": {f"{n:09d}": members(n, images=n) for n in range(3)}}
     )
     return {**paths, own: 1.0}
+
+
+DEEP = b'{"question": "q", "answer": "a", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+ODD_JSON = {
+    "answer is a number": (b'{"question": "How many?", "answer": 7}', "bad_sample"),
+    "nested deeply": (DEEP, "bad_members"),
+    "no JSON": (b'{"question": ', "bad_members"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_JSON)
+def test_one_odd_sample_is_skipped_with_its_key(name: str, tmp_path: Path) -> None:
+    odd, reason = ODD_JSON[name]
+    samples = [vqa_members(number) for number in range(12)]
+    samples[5] = [("jpg", picture()), ("json", odd)]
+    path = typed_dataset(tmp_path / "ds", "VQASample", VQA_FIELDS, samples)
+    assert_skips_one(path, reason, "sample 000000005: ")
+
+
+@pytest.mark.parametrize("matrix", [{"a": 1}, ["a"], [[None]], [[2**70]]])
+def test_a_similarity_matrix_that_is_none_is_skipped_with_its_key(
+    matrix: Any, tmp_path: Path
+) -> None:
+    def sample(number: int) -> Members:
+        turns = [{"from": "text", "value": text} for text in ("<image>", "a")]
+        return members(
+            number, conversations=turns, similarity_matrix=matrix if number == 5 else [[0.5]]
+        )
+
+    shard = {f"{number:09d}": sample(number) for number in range(12)}
+    path = write_dataset(tmp_path / "ds", {"train-000000.tar": shard})
+    (path / ".nv-meta/sample_loader.py").write_bytes(known_loader_text())
+    described = {
+        "sample_type": {
+            "__module__": "megatron.energon",
+            "__class__": "SimilarityInterleavedSample",
+        },
+        "sample_loader": "sample_loader.py:similarity",
+        "part_filter": "sample_loader.py:part_filter",
+    }
+    (path / ".nv-meta/dataset.yaml").write_text(yaml.safe_dump(described))
+    assert_skips_one(path, "bad_members", "sample 000000005: ")
+
+
+def assert_skips_one(path: Path, reason: str, message: str) -> None:
+    """One pass: all samples but one come through, and the report tells of that one."""
+    with module(path, max_skip_ratio=0.5, val_split="train") as data:
+        keys = keys_of(data.val_dataloader())
+        assert len(keys) == 11 and "000000005" not in keys
+    with module(path, max_skip_ratio=0.5, shuffle_buffer_size=None) as data:
+        stream = data.train_dataloader()
+        while not data.skip_report().skipped:
+            next(stream)
+        assert set(data.skip_report().skipped) == {reason}
+        assert data.skip_report().examples[reason].startswith(message)
 
 
 @pytest.mark.parametrize("packed", [False, True])
