@@ -22,8 +22,10 @@ from .listed import Listed, Span
 
 MAX_WORDS = 100_000
 """Words kept; beyond it the cache starts afresh."""
+MAX_CHARS = 1_000_000
+"""Characters of the words kept: a token's place takes a hundred bytes."""
 MAX_WORD_CHARS = 40
-"""Longer words hardly come back."""
+"""Longer words hardly come back: they are whole sentences of a script without spaces."""
 
 _GPT_2 = {"type": "ByteLevel", "use_regex": True}
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
@@ -111,20 +113,28 @@ class WordCache:
         self._odd = odd
         self._is_safe = is_safe
         self._known: dict[str, Listed] = {}
+        self._num_chars = 0
 
     def encode(self, texts: Sequence[str], paddings: Sequence[int]) -> list[Worded]:
         """Tokens of each text; the first `padding` characters are not counted in offsets."""
         cut = [self._cut(text) for text in texts]
+        # Taken once: another thread may start the cache afresh meanwhile.
         known = self._known
         # Not a set less the known keys: that walks through all that is known for every call.
-        self._learn({word for words in cut for word in words if word not in known})
-        encoded = [
-            Worded([known[word] for word in words], [len(word) for word in words], padding)
-            for words, padding in zip(cut, paddings, strict=True)
+        fresh = self._ask({word for words in cut for word in words if word not in known})
+        short = {word: tokens for word, tokens in fresh.items() if len(word) <= MAX_WORD_CHARS}
+        known.update(short)
+        if len(short) == len(fresh):
+            found = [[known[word] for word in words] for words in cut]
+        else:
+            found = [[fresh.get(word) or known[word] for word in words] for words in cut]
+        self._num_chars += sum(map(len, short))
+        if len(known) > MAX_WORDS or self._num_chars > MAX_CHARS:
+            self._known, self._num_chars = {}, 0
+        return [
+            Worded(listed, [len(word) for word in words], padding)
+            for listed, words, padding in zip(found, cut, paddings, strict=True)
         ]
-        if len(known) > MAX_WORDS:
-            self._known = {}
-        return encoded
 
     def _cut(self, text: str) -> list[str]:
         """Words with the space before them; spaces that must not be cut at stay inside."""
@@ -139,12 +149,14 @@ class WordCache:
                 words[-1] += " " + word
         return words
 
-    def _learn(self, unknown: set[str]) -> None:
+    def _ask(self, unknown: set[str]) -> dict[str, Listed]:
         if not unknown:
-            return
+            return {}
         texts = list(unknown)
-        for text, encoding in zip(texts, self._encode_batch(texts), strict=True):
-            self._known[text] = Listed(encoding.ids, encoding.offsets)
+        return {
+            text: Listed(encoding.ids, encoding.offsets)
+            for text, encoding in zip(texts, self._encode_batch(texts), strict=True)
+        }
 
 
 def _after_word(before: str, _: str) -> bool:
