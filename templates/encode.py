@@ -18,7 +18,8 @@ from .chunk import Chunk, Encoded
 from .config import ImageToken, resolve_template
 from .library import get_template
 from .listed import Span
-from .lookalikes import check_look_alikes, count_role_markers
+from .lookalikes import check_look_alikes, count_role_markers, specials_of
+from .marks import Specials
 from .messages import move_images_to_front, read_messages
 from .overflow import Limit, Overflow, cut_answer, drop_last_turns, too_long
 from .reader import Reader, reader_of
@@ -36,6 +37,7 @@ class _Rules:
 
     reader: Reader
     template: ConversationTemplate
+    specials: Specials
     image_token: ImageToken
     ignore_index: int
     front: bool
@@ -121,9 +123,11 @@ def encode_conversations(
         raise TemplateError(f"special_text is {special_text!r}; give 'escape' or 'error'")
     if image_placement not in ("keep", "front"):
         raise TemplateError(f"image_placement is {image_placement!r}; give 'keep' or 'front'")
+    reader, resolved = reader_of(tokenizer, image_token.token_str), _resolve(template, tokenizer)
     rules = _Rules(
-        reader=reader_of(tokenizer, image_token.token_str),
-        template=_resolve(template, tokenizer),
+        reader=reader,
+        template=resolved,
+        specials=specials_of(resolved, reader.specials),
         image_token=image_token,
         ignore_index=ignore_index,
         front=image_placement == "front",
@@ -169,7 +173,10 @@ def bos_of(rendered: Rendered, template: ConversationTemplate, reader: Reader) -
     """The BOS to put before the tokens; None where the template wrote it, or wants none."""
     if not template.add_bos or reader.bos_id is None:
         return None
-    return None if rendered.text.startswith(reader.specials.bos_token or "\0") else reader.bos_id
+    is_written = rendered.text.startswith(reader.specials.bos_token or "\0")
+    # What a message begins with is not the template's, whatever it looks like.
+    is_data = bool(rendered.data) and rendered.data[0][0] == 0
+    return None if is_written and not is_data else reader.bos_id
 
 
 def _resolve(template: ConversationTemplate | str | None, tokenizer: Any) -> ConversationTemplate:
@@ -178,11 +185,12 @@ def _resolve(template: ConversationTemplate | str | None, tokenizer: Any) -> Con
     return resolve_template(None, tokenizer) if template is None else get_template(template)
 
 
-def _render(messages: Messages, rules: _Rules, key: str) -> Rendered:
-    """The conversation as text; an error names the record."""
+def _render(messages: Messages, rules: _Rules, key: str, kept: int | None = None) -> Rendered:
+    """The conversation as text, or its first messages; an error names the record."""
     try:
-        specials = rules.reader.specials
-        turns = read_messages(messages, specials.image_token)
+        specials = rules.specials
+        # Whether a text is a placeholder depends on all messages, those that are left out too.
+        turns = read_messages(messages, specials.image_token)[:kept]
         if rules.front:
             turns = tuple(map(move_images_to_front, turns))
         rendered = rules.template.render_turns(turns, specials)
@@ -253,7 +261,7 @@ def _limit(
     if limit.overflow == "drop_last_turns":
 
         def encode(shorter: Messages) -> TokenizedSample:
-            text = _render(shorter, rules, sample.key)
+            text = _render(messages, rules, sample.key, kept=len(shorter))
             return _sample(_place_all([text], rules)[0], text, rules, sample.key)
 
         return drop_last_turns(sample, messages, encode, limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from ..errors import TemplateError
@@ -33,6 +34,16 @@ def count_role_markers(
 
 
 @lru_cache(maxsize=256)
+def specials_of(template: ConversationTemplate, specials: Specials) -> Specials:
+    """What is structure in this template's texts: added tokens, too, that the template writes."""
+    if not specials.added:
+        return specials
+    text = _probe_text(template)
+    written = {token for token in specials.added if token in text}
+    return replace(specials, protected=tuple(sorted({*specials.protected, *written})), added=())
+
+
+@lru_cache(maxsize=256)
 def role_markers(template: ConversationTemplate, protected: tuple[str, ...]) -> tuple[str, ...]:
     """What the template writes between turns, without special tokens and bare words.
 
@@ -40,13 +51,7 @@ def role_markers(template: ConversationTemplate, protected: tuple[str, ...]) -> 
         >>> role_markers(get_template("v1"), ("</s>",))
         ('ASSISTANT:', 'USER:')
     """
-    roles = ("user", "assistant", "user", "assistant")
-    probe = [{"role": role, "content": text} for role, text in zip(roles, _PROBE, strict=True)]
-    try:
-        text = template.render(probe).text
-    except TemplateError:
-        return ()
-    between = re.split("|".join(_PROBE), text)[1:-1]
+    between = re.split("|".join(_PROBE), _probe_text(template))[1:-1]
     found = {
         piece.strip()
         for part in between
@@ -55,6 +60,16 @@ def role_markers(template: ConversationTemplate, protected: tuple[str, ...]) -> 
     }
     words = {marker for marker in found if len(marker) > 2 and not marker.isalnum()}
     return tuple(sorted(words - set(protected)))
+
+
+def _probe_text(template: ConversationTemplate) -> str:
+    """What the template writes around four messages; "" where it cannot render them."""
+    roles = ("user", "assistant", "user", "assistant")
+    probe = [{"role": role, "content": text} for role, text in zip(roles, _PROBE, strict=True)]
+    try:
+        return template.render(probe).text
+    except TemplateError:
+        return ""
 
 
 def check_look_alikes(rendered: Rendered, markers: Mapping[str, int]) -> None:

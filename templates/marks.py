@@ -7,6 +7,7 @@ was written by the template.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ class Marks:
     def data(self) -> str:
         """Stands before and after the number of a look-alike."""
         return chr(self.base + 1)
+
+    def are_escaped_in(self, text: str) -> bool:
+        """Whether a text has the mark of a look-alike as Python or ASCII JSON spells it."""
+        return repr(self.data)[1:-1] in text or json.dumps(self.data)[1:-1] in text
 
     @property
     def open(self) -> str:
@@ -76,6 +81,9 @@ class Specials:
     image_token: str = "<image>"
     protected: tuple[str, ...] = ()
     """Texts of special tokens; in content they are data."""
+    added: tuple[str, ...] = ()
+    """Texts of tokens that were added and are not special: structure where a template writes them,
+    as DeepSeek's `<|User|>`, and otherwise words like any other."""
     bos_token: str | None = None
     eos_token: str | None = None
 
@@ -98,11 +106,11 @@ class Protector:
         return self._pattern.sub(self._replace, text) if self.may_find(text) else text
 
     def protect_all(self, value: Any) -> Any:
-        """The same for every string in nested lists and mappings, keys left alone."""
+        """The same for every string in nested lists and mappings."""
         if isinstance(value, str):
             return self.protect(value)
         if isinstance(value, Mapping):
-            return {key: self.protect_all(inner) for key, inner in value.items()}
+            return {self.protect_all(key): self.protect_all(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             return [self.protect_all(inner) for inner in value]
         return value

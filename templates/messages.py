@@ -62,7 +62,7 @@ def read_messages(
 
     A string has an image wherever `image_token` stands, except in an answer: what a model says is
     text. A list of parts has its images as parts; once a conversation uses such parts, its texts
-    are texts.
+    are texts, strings beside them too.
 
     Args:
         conversation: `{"role", "content"}` or LLaVA's `{"from", "value"}`, content a string or a
@@ -117,7 +117,7 @@ def _read_message(
     literal = role == "assistant"
     content = _content(message)
     if isinstance(content, str):
-        parts = (content,) if literal else _split_images(content, image_token)
+        parts = (content,) if literal or marked else _split_images(content, image_token)
     elif content is None:
         parts = ()
     elif isinstance(content, list | tuple):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import TemplateError
 from .encode import bos_of, split_at_images
+from .lookalikes import specials_of
 from .messages import read_messages
 from .reader import reader_of, tokenizer_of
 from .render import ConversationTemplate
@@ -54,7 +55,9 @@ def compare_with_serving(
     """
     reader = reader_of(processor, image_token)
     turns = read_messages(messages, image_token)
-    rendered = template.render_turns(turns, reader.specials, add_generation_prompt=True)
+    rendered = template.render_turns(
+        turns, specials_of(template, reader.specials), add_generation_prompt=True
+    )
     encoded = reader.encoder.encode(split_at_images(rendered))
     bos = bos_of(rendered, template, reader)
     tokenizer = tokenizer_of(processor)

@@ -51,18 +51,20 @@ def tokenizer_of(processor: Any) -> Any:
 
 
 def _make_reader(tokenizer: Any, listed: tuple[str, ...], image_token: str) -> Reader:
-    texts = set(listed) - {""}
+    texts, others = set(listed) - {""}, set[str]()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     encoder: TextEncoder
     if backend is not None:
         added = backend.get_added_tokens_decoder().values()
         texts |= {token.content for token in added if token.special}
+        others = {token.content for token in added if token.content.strip()} - texts
         encoder = FastEncoder(backend, texts | {image_token})
     else:
         encoder = SlowEncoder(tokenizer)
     specials = Specials(
         image_token=image_token,
         protected=tuple(sorted(texts)),
+        added=tuple(sorted(others)),
         bos_token=getattr(tokenizer, "bos_token", None),
         eos_token=getattr(tokenizer, "eos_token", None),
     )

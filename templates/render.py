@@ -99,6 +99,12 @@ class ConversationTemplate:
         endings = (self.stop_string,) if self.stop_string else specials.protected
         variables = self._variables(specials, marks, add_generation_prompt)
         raw = self._fill(shown, variables, marks, endings)
+        if protector.found and marks.are_escaped_in(raw):
+            raise TemplateError(
+                f"{self._where()}: it shows a message's field as Python or ASCII JSON spells it, and "
+                "that field has a special token as text; clean the record, or let the template use "
+                "tojson"
+            )
         rendered = read_marks(raw, marks, protector.found, specials.image_token, self.name)
         self._check_images(turns, rendered)
         if protector.found:

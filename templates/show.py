@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,12 +14,38 @@ from .budget import to_json
 from .marks import Marks, Protector
 from .messages import Message
 
+_TESTS_STRING = re.compile(r"\bis\s+(?:not\s+)?string\b")
+
 
 def all_text(turns: Sequence[Message]) -> str:
     """Everything that the messages say, to look for characters in."""
     texts = [part for turn in turns for part in turn.parts if part is not None]
-    texts += [str(turn.extras) for turn in turns if turn.extras]
+    for turn in turns:
+        if turn.extras:
+            texts += _texts_in(turn.extras)
     return "\n".join(texts)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every string in nested lists and mappings, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts_in(key)
+            yield from _texts_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts_in(inner)
+    else:
+        yield str(value)
+
+
+class Parts(list[dict[str, Any]]):
+    """Content as parts, which prints as its text where a template takes it for a string."""
+
+    def __str__(self) -> str:
+        return "".join([part.get("text", "") for part in self])
 
 
 class Show:
@@ -29,6 +56,7 @@ class Show:
     ) -> None:
         self._chat_template = chat_template
         self._as_parts = _reads_parts(chat_template)
+        self._knows_strings = _TESTS_STRING.search(chat_template) is not None
         self._roles = roles
         self._protector = protector
         self._slot = marks.slot
@@ -42,16 +70,16 @@ class Show:
         shown: dict[str, Any] = {"image_slots": self._slot * parts.count(None)}
         if turn.extras:
             shown |= protector.protect_all(turn.extras) if protector else turn.extras
-        if self._as_parts:
-            shown["content"] = [
+        if turn.extras and (calls := _calls_as_text(shown, any(parts), self._chat_template)):
+            parts = (*parts, calls)
+        # As serving has it: a list only where there is an image, if the template knows both.
+        if self._as_parts and (None in parts or not self._knows_strings):
+            shown["content"] = Parts(
                 {"type": "image"} if part is None else {"type": "text", "text": part}
                 for part in parts
-            ]
+            )
         else:
-            content = "".join([self._slot if part is None else part for part in parts])
-            if turn.extras:
-                content += _calls_as_text(shown, content, self._chat_template)
-            shown["content"] = content
+            shown["content"] = "".join([self._slot if part is None else part for part in parts])
         shown["role"] = _role_name(turn.role, self._roles)
         return shown
 
@@ -95,11 +123,17 @@ def _reads_parts(chat_template: str) -> bool:
         return False
 
 
-def _calls_as_text(extras: Mapping[str, Any], content: str, chat_template: str) -> str:
+def _calls_as_text(extras: Mapping[str, Any], follows: bool, chat_template: str) -> str:
     """Tool calls as lines of JSON for templates that do not know them: nothing gets lost."""
     calls = extras.get("tool_calls") or extras.get("function_call")
     if not calls or "tool_calls" in chat_template or "function_call" in chat_template:
         return ""
-    calls = calls if isinstance(calls, list) else [calls]
-    lines = [to_json(call.get("function", call)) for call in calls]
-    return "\n".join([""] * bool(content) + lines)
+    lines = [_call_as_text(call) for call in (calls if isinstance(calls, list) else [calls])]
+    return "\n".join([""] * follows + lines)
+
+
+def _call_as_text(call: Any) -> str:
+    # Data sets also have calls that are JSON already.
+    if isinstance(call, str):
+        return call
+    return to_json(call.get("function", call) if isinstance(call, Mapping) else call)

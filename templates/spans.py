@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import TemplateError
 from .marks import Marks
+from .show import Parts
 
 
 def mark_answers(shown: list[dict[str, Any]], marks: Marks) -> list[dict[str, Any]]:
@@ -64,7 +65,7 @@ def trained_by_position(
         added = None if calls else _ending(after, endings)
         if added is None:
             added = _added_after(index, shown, marked, render, marks)
-            added = added and _cut_after_first(added, endings)
+            added = added and _cut_after(added, endings, last=calls)
         if added is None or not after.startswith(added):
             raise TemplateError(
                 f"{where}: message {index} ends differently when other messages follow, so "
@@ -87,9 +88,9 @@ def mark_content(content: Any, marks: Marks) -> Any:
             (content[:start], marks.open, inner, marks.close, content[start + len(inner) :])
         )
     texts = [number for number, part in enumerate(content) if part["type"] == "text"]
-    parts = [dict(part) for part in content]
+    parts = Parts(dict(part) for part in content)
     if not texts:
-        return [*parts, {"type": "text", "text": marks.open + marks.close}]
+        return Parts([*parts, {"type": "text", "text": marks.open + marks.close}])
     first, last = parts[texts[0]]["text"], parts[texts[-1]]["text"]
     if len(texts) == 1:
         parts[texts[0]]["text"] = mark_content(first, marks)
@@ -135,10 +136,14 @@ def _ending(after: str, endings: tuple[str, ...]) -> str | None:
     return None
 
 
-def _cut_after_first(text: str, endings: tuple[str, ...]) -> str:
-    """The text up to and with the first stop string in it; all of it if there is none."""
-    ends = [text.find(ending) + len(ending) for ending in endings if ending in text]
-    return text[: min(ends)] if ends else text
+def _cut_after(text: str, endings: tuple[str, ...], *, last: bool) -> str:
+    """The text up to and with the first or the last stop string in it; all of it if there is none.
+
+    A call begins with a special token of its own, and what ends the message stands behind it.
+    """
+    find = str.rfind if last else str.find
+    ends = [find(text, ending) + len(ending) for ending in endings if ending in text]
+    return text[: max(ends) if last else min(ends)] if ends else text
 
 
 def _added_after(

@@ -9,6 +9,7 @@ from typing import Any
 from .config import ImageToken
 from .encode import bos_of, split_at_images
 from .listed import Span
+from .lookalikes import specials_of
 from .messages import move_images_to_front, read_messages
 from .reader import reader_of, tokenizer_of
 from .render import ConversationTemplate, ImagePlacement
@@ -56,11 +57,12 @@ def trace_conversation(
     turns = read_messages(messages, image_token.token_str)
     if image_placement == "front":
         turns = tuple(map(move_images_to_front, turns))
-    rendered = template.render_turns(turns, reader.specials)
+    specials = specials_of(template, reader.specials)
+    rendered = template.render_turns(turns, specials)
     chunks = split_at_images(rendered)
     owners = [
         (*span, number)
-        for number, span in enumerate(template.content_spans(turns, reader.specials))
+        for number, span in enumerate(template.content_spans(turns, specials))
         if span is not None
     ]
     traced: list[TracedToken] = []
