@@ -20,7 +20,7 @@ from .library import get_template
 from .listed import Span
 from .lookalikes import check_look_alikes, count_role_markers, specials_of
 from .marks import Specials
-from .messages import move_images_to_front, read_messages
+from .messages import Message, move_images_to_front, read_messages
 from .overflow import Limit, Overflow, cut_answer, drop_last_turns, too_long
 from .reader import Reader, reader_of
 from .render import ConversationTemplate, ImagePlacement
@@ -140,7 +140,7 @@ def encode_conversations(
     ]
     placed = _place_all(rendered, rules)
     return [
-        _limit(_sample(tokens, text, rules, key), messages, tokens, rules)
+        _limit(_sample(tokens, text, rules, key), messages, tokens, text, rules)
         for tokens, text, messages, key in zip(placed, rendered, conversations, keys, strict=True)
     ]
 
@@ -185,14 +185,25 @@ def _resolve(template: ConversationTemplate | str | None, tokenizer: Any) -> Con
     return resolve_template(None, tokenizer) if template is None else get_template(template)
 
 
+def _before_answers(messages: Messages, rendered: Rendered, rules: _Rules) -> int:
+    """How many trained spans lie before the first answer: v0 trains what begins a turn, too."""
+    turns = _turns(messages, rules)
+    spans = zip(turns, rules.template.content_spans(turns, rules.specials), strict=True)
+    first = next((span[0] for turn, span in spans if span and turn.role == "assistant"), 0)
+    return sum(end <= first for _, end in rendered.trained)
+
+
+def _turns(messages: Messages, rules: _Rules) -> tuple[Message, ...]:
+    turns = read_messages(messages, rules.specials.image_token)
+    return tuple(map(move_images_to_front, turns)) if rules.front else turns
+
+
 def _render(messages: Messages, rules: _Rules, key: str, kept: int | None = None) -> Rendered:
     """The conversation as text, or its first messages; an error names the record."""
     try:
         specials = rules.specials
         # Whether a text is a placeholder depends on all messages, those that are left out too.
-        turns = read_messages(messages, specials.image_token)[:kept]
-        if rules.front:
-            turns = tuple(map(move_images_to_front, turns))
+        turns = _turns(messages, rules)[:kept]
         rendered = rules.template.render_turns(turns, specials)
         markers = count_role_markers(turns, rules.template, specials)
         if rules.special_text == "error":
@@ -251,13 +262,14 @@ def _sample(placed: Placed, rendered: Rendered, rules: _Rules, key: str) -> Toke
 
 
 def _limit(
-    sample: TokenizedSample, messages: Messages, placed: Placed, rules: _Rules
+    sample: TokenizedSample, messages: Messages, placed: Placed, rendered: Rendered, rules: _Rules
 ) -> TokenizedSample:
     limit = rules.limit
     if limit is None or limit.length(sample) <= limit.max_length:
         return sample
     if limit.overflow == "truncate_answer":
-        return cut_answer(sample, placed.trained, limit, rules.image_token.token_id)
+        answers = placed.trained[_before_answers(messages, rendered, rules) :]
+        return cut_answer(sample, answers, limit, rules.image_token.token_id)
     if limit.overflow == "drop_last_turns":
 
         def encode(shorter: Messages) -> TokenizedSample:

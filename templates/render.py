@@ -101,9 +101,8 @@ class ConversationTemplate:
         raw = self._fill(shown, variables, marks, endings)
         if protector.found and marks.are_escaped_in(raw):
             raise TemplateError(
-                f"{self._where()}: it shows a message's field as Python or ASCII JSON spells it, and "
-                "that field has a special token as text; clean the record, or let the template use "
-                "tojson"
+                f"{self._where()}: it shows a field as Python or ASCII JSON spells it, and that "
+                "has a special token as text; clean the record, or let the template use tojson"
             )
         rendered = read_marks(raw, marks, protector.found, specials.image_token, self.name)
         self._check_images(turns, rendered)

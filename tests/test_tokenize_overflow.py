@@ -77,6 +77,20 @@ def test_a_cut_never_leaves_a_question_or_an_image_at_the_end() -> None:
         assert "truncated_answer" not in sample.events
 
 
+def test_a_trained_mark_of_a_question_is_no_answer_to_end_in() -> None:
+    messages = [
+        {"role": "user", "content": "<image>\nq " + "word " * 30},
+        {"role": "assistant", "content": "a"},
+    ]
+    whole = encode_conversation(messages, tokenizer=sentencepiece(), template="v0", key="k1")
+    for limit in range(20, length(whole, 10) - 5, 10):
+        with pytest.raises(PackError, match="before its first answer"):
+            encode_conversation(
+                messages, tokenizer=sentencepiece(), template="v0", key="k1",
+                max_length=limit, overflow="truncate_answer", image_embeddings=10,
+            )  # fmt: skip
+
+
 @pytest.mark.parametrize("overflow", ["drop_last_turns", "truncate_answer"])
 def test_every_limit_is_kept_or_refused(overflow: str) -> None:
     whole = length(encode(), embeddings=5)
