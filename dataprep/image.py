@@ -128,9 +128,11 @@ def _png_header(data: Bytes) -> Header | None:
 def _pillow_header(data: Bytes, pixel_limit: int) -> Header:
     from PIL import Image, UnidentifiedImageError
 
+    from ..loaders.decode import stored_size
+
     try:
         with _opened(data, pixel_limit) as image:
-            return Header(EXTENSIONS[str(image.format)], *image.size)
+            return Header(EXTENSIONS[str(image.format)], *stored_size(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         _reject("too_many_pixels", f"is too large: {_one_line(error)}")
     except UnidentifiedImageError:

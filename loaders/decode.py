@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import ImageError
 
@@ -32,7 +32,7 @@ MPO, a JPEG with more pictures behind the first, is read by the one for JPEG.
 DEFAULT_MAX_PIXELS = 89_478_485
 """Width x height; Pillow itself refuses more than twice this."""
 
-_ORIENTATION_TAG = 0x0112
+_ORIENTATION_TAG, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -74,9 +74,10 @@ def decode_image(
     """
     with _opened(data, name) as image:
         _check_pixels(image, max_pixels, name)
-        orientation = _orientation(image)
+        # Pillow turns a TIFF itself while it loads it.
+        orientation = None if image.format == "TIFF" else _orientation(image)
         picture = _to_rgb(image)
-    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
+    return picture.transpose(_UPRIGHT[orientation]) if orientation else picture
 
 
 def decode_array(
@@ -109,7 +110,17 @@ def image_size(data: bytes, *, name: str = "image") -> tuple[int, int]:
         ImageError: no image of a known format, or a damaged header.
     """
     with _opened(data, name) as image:
-        return image.size
+        return stored_size(image)
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as its file has them, before any EXIF rotation.
+
+    Of a TIFF whose tags say that it lies on its side, Pillow tells the size of the upright picture.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+    return image.size
 
 
 def upright_size(data: bytes, *, name: str = "image") -> tuple[int, int]:
@@ -119,7 +130,7 @@ def upright_size(data: bytes, *, name: str = "image") -> tuple[int, int]:
         ImageError: no image of a known format, or a damaged header.
     """
     with _opened(data, name) as image:
-        width, height = image.size
+        width, height = stored_size(image)
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
@@ -168,7 +179,7 @@ def _is_plain_jpeg(data: bytes, max_pixels: int, name: str) -> bool:
     if not _may_be_turned(data):
         return True
     with _opened(data, name) as image:
-        return _orientation(image) not in _UPRIGHT
+        return _orientation(image) is None
 
 
 def _may_be_turned(data: bytes) -> bool:
@@ -196,11 +207,12 @@ def _check_pixels(image: Image.Image, max_pixels: int, name: str) -> None:
 
 
 def _orientation(image: Image.Image) -> int | None:
+    """One that an image is to be turned by; None where it stands upright or does not say."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
+        return orientation if orientation in _UPRIGHT else None
     except Exception:  # Damaged EXIF raises nearly anything, and the pixels do not depend on it.
         return None
-    return orientation if isinstance(orientation, int) else None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

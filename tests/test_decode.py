@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from neva_prep.dataprep.image import read_header
 from neva_prep.errors import ImageError
-from neva_prep.loaders.decode import decode_image, image_size
+from neva_prep.loaders.decode import decode_array, decode_image, image_size, upright_size
 
 ODD_IMAGES = Path(__file__).parents[2] / "shared/data/odd-images"
 
@@ -33,9 +34,34 @@ def test_rgb_passes_through_untouched() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "TIFF of libtiff"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     # Upright, the top left corner is white; each orientation says where the file has it.
+    stored = lying(orientation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"compression": "tiff_lzw"} if kind == "TIFF of libtiff" else {}
+    data = encode(stored, kind.partition(" ")[0], exif=exif, **options)
+    picture = decode_image(data)
+    assert picture.size == decode_array(data).shape[1::-1] == upright_size(data) == (48, 32)
+    assert image_size(data) == stored.size, "the header's size is that before the rotation"
+    header = read_header(data, pixel_limit=48 * 32)
+    assert (header.width, header.height) == stored.size
+    grey = np.asarray(picture.convert("L"))
+    assert grey[:16, :16].mean() > 240
+    assert grey[16:, 16:].mean() < 15
+
+
+def test_a_tiff_is_turned_as_its_xmp_says() -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[700] = b'<rdf:Description tiff:Orientation="6"/>'
+    data = encode(lying(6), "TIFF", tiffinfo=tags)
+    assert decode_image(data).size == upright_size(data) == (48, 32)
+    assert image_size(data) == (32, 48)
+
+
+def lying(orientation: int) -> Image.Image:
+    """48 x 32 pixels with a white top left corner, as a file of an orientation has them."""
     upright = Image.new("L", (48, 32))
     upright.paste(255, (0, 0, 16, 16))
     undo = {
@@ -51,15 +77,7 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     stored = upright
     for step in undo[orientation]:
         stored = stored.transpose(step)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(stored.convert("RGB"), kind, exif=exif)
-    picture = decode_image(data)
-    assert picture.size == (48, 32)
-    assert image_size(data) == stored.size, "the header's size is that before the rotation"
-    grey = np.asarray(picture.convert("L"))
-    assert grey[:16, :16].mean() > 240
-    assert grey[16:, 16:].mean() < 15
+    return stored.convert("RGB")
 
 
 def test_a_palette_is_looked_up() -> None:
