@@ -37,7 +37,6 @@ class TrainStream:
         self._batches = Batches(
             open_loader(dataset, start_method=start_method, pin_memory=pin_memory)
         )
-        # Also when the program ends: a generator that is left to the interpreter's end complains.
         self._close = weakref.finalize(self, self._batches.close)
         self.num_batches = 0
         """Batches given since the first start, those before a resume included."""
@@ -97,7 +96,7 @@ class TrainStream:
 class ValStream:
     """Batches of this rank's share of a split; every `iter()` is the same pass from its begin.
 
-    Leaving the loop, or closing the iterator, ends the worker processes.
+    Leaving the loop, closing the iterator or `close()` ends the worker processes.
     """
 
     def __init__(
@@ -126,6 +125,7 @@ class ValStream:
         self._num_batches = num_batches
         self._start_method = start_method
         self._pin_memory = pin_memory
+        self._running: list[Batches] = []
         self.counter = new_counter()
         """Of the last pass."""
 
@@ -138,15 +138,19 @@ class ValStream:
         Raises:
             RecordError: too many samples were skipped, or all.
             ShardError: a shard cannot be read.
+            ConfigError: the pass was closed before its end.
         """
         self.counter = counter = self._new_counter()
         batches = Batches(
             open_loader(self._build(), start_method=self._start_method, pin_memory=self._pin_memory)
         )
+        self._running.append(batches)
         given = 0
         last: Batch | None = None
         try:
             while True:
+                if batches.closed:
+                    raise ConfigError("this pass of validation is closed; begin another one")
                 with our_errors(self._name):
                     found = next(batches, None)
                     if found is None:
@@ -157,9 +161,15 @@ class ValStream:
             counter.check_end()
         finally:
             batches.close()
+            self._running.remove(batches)
         while last is not None and given < (self._num_batches or 0):
             given += 1
             yield without_labels(last)
+
+    def close(self) -> None:
+        """End the worker processes of passes that are not at their end."""
+        for batches in self._running:
+            batches.close()
 
 
 def without_labels(batch: Batch, ignore_index: int = -100) -> Batch:

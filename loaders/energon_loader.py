@@ -10,7 +10,7 @@ import tarfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -85,7 +85,8 @@ def _init_spawned(init: Callable[[int], None], worker: int) -> None:
 class Batches:
     """The batches of a loader; `close()` ends its worker processes and waits for their end.
 
-    Left to itself, a loader that is dropped takes up to ten seconds for this.
+    Left to itself, a loader that is dropped takes up to ten seconds for this, and a program that
+    ends would wait for its workers for ever. So the end of the program closes it, too.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -94,6 +95,7 @@ class Batches:
         self._iterator: Iterator[Any] | None = None
         self._ahead: deque[tuple[Any, _Place]] = deque()
         self._place: _Place | None = None
+        self._process = os.getpid()
         self.closed = False
 
     @property
@@ -107,6 +109,9 @@ class Batches:
     def __next__(self) -> Any:
         if self._iterator is None:
             self._iterator = iter(self.loader)
+            # What is registered last is called first: before multiprocessing waits for the workers,
+            # which do not heed its SIGTERM.
+            atexit.register(self.close)
             # A worker that is asked for its state before it has begun answers with a wrong one, so
             # each gives its first batch before any is handed out.
             for _ in range(self.loader.num_workers):
@@ -145,16 +150,22 @@ class Batches:
 
     def close(self) -> None:
         """End the worker processes."""
-        if self.closed:
+        if self.closed or os.getpid() != self._process:  # A fork has no workers of its own.
             return
         self.closed = True
+        atexit.unregister(self.close)
         self._ahead.clear()
         if self._iterator is not None:
-            self._iterator.close()  # type: ignore[attr-defined]
+            with suppress(ValueError):  # Another thread is in it.
+                self._iterator.close()  # type: ignore[attr-defined]
         workers = getattr(self.loader, "_iterator", None)
         if workers is not None:
             workers._shutdown_workers()
             self.loader._iterator = None
+            for worker in workers._workers:
+                if worker.is_alive():  # It reads from where no answer comes.
+                    worker.kill()
+                    worker.join()
         for queue in (*self.loader.cmd_queues, *self.loader.result_queues):
             queue.close()
             queue.cancel_join_thread()

@@ -199,9 +199,10 @@ class StreamDataModule:
         )
 
     def close(self) -> None:
-        """End the worker processes; the next dataloader begins anew."""
-        if self._train is not None:
-            self._train.close()
+        """End the worker processes, also of passes; the next dataloader begins anew."""
+        for stream in (self._train, self._val):
+            if stream is not None:
+                stream.close()
         self._train = self._val = None
         self._saved = None
 

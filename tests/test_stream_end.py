@@ -1,0 +1,100 @@
+"""Streams that end before their time: with the program, by an error, by `close()`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loader_help import conversations, keys_of, module
+
+from neva_prep.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return conversations(tmp_path_factory.mktemp("end") / "ds")
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_left() -> Iterator[None]:
+    yield
+    assert not multiprocessing.active_children()
+
+
+LEFT = {
+    "at the end of the program": "batches = iter(data.val_dataloader()); next(batches)",
+    "at the end of with": "with data:\n    batches = iter(data.val_dataloader()); next(batches)",
+    "by an error in a step": """
+def validate():
+    batches = iter(data.val_dataloader())
+    next(batches)
+    raise RuntimeError("out of memory")
+validate()""",
+    "by an error in a loop over a generator": """
+def some(batches):
+    yield from batches
+for batch in some(data.val_dataloader()):
+    raise RuntimeError("out of memory")""",
+    "beside training": """
+batches = iter(data.val_dataloader()); next(batches)
+stream = data.train_dataloader(); next(stream)""",
+}
+
+
+@pytest.mark.parametrize("how", LEFT)
+def test_a_program_ends_at_once_whatever_pass_is_left(
+    how: str, dataset: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        # What is called at the end is ordered by its first use, so some come before torch here.
+        "import sys, tempfile, time, atexit\n"
+        "folder = tempfile.TemporaryDirectory()\n"
+        "began = []\n"
+        "atexit.register(lambda: print('took', time.monotonic() - began[0], flush=True))\n"
+        f"sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})\n"
+        "from loader_help import module\n"
+        f"data = module({os.fspath(dataset)!r}, num_workers=2)\n"
+        "try:\n"
+        + "".join(f"    {line}\n" for line in LEFT[how].strip().splitlines())
+        + "finally:\n    began.append(time.monotonic())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=40)
+    assert done.returncode == ("error" in how), done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert float(done.stdout.partition("took ")[2]) < 1.0
+
+
+def test_closing_the_module_ends_passes_and_says_so(dataset: Path) -> None:
+    with module(dataset, num_val_workers=2) as data:
+        batches = iter(data.val_dataloader())
+        others = iter(data.val_dataloader())
+        next(batches), next(others)
+        assert len(multiprocessing.active_children()) == 4
+        start = time.monotonic()
+        data.close()
+        assert time.monotonic() - start < 1.0
+        assert not multiprocessing.active_children()
+        with pytest.raises(ConfigError, match="this pass of validation is closed"):
+            next(batches)
+        assert len(keys_of(data.val_dataloader())) == 7
+
+
+def test_a_worker_that_gives_no_answer_is_killed(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.utils.data import _utils
+
+    monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    with module(dataset, num_workers=1) as data:
+        next(data.train_dataloader())
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, 19)  # SIGSTOP: it hears no SIGTERM either
+    assert not worker.is_alive()
