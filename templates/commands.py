@@ -12,6 +12,7 @@ import click
 
 from ..errors import ConfigError
 from .load import load_tokenizer, pick_template, read_conversations
+from .out_file import check_out_file, write_out_file
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .rendered import Rendered
 
 SCHEMA_VERSION = 1
+GOLDEN_BEGINS = b'{\n "schema_version": 1,\n "template": {\n  "name": '
 EXAMPLE = [
     {"role": "user", "content": "<image>\nWhat animal is this?"},
     {"role": "assistant", "content": "A cat."},
@@ -114,6 +116,7 @@ def golden_record(
     """Write the tokens and labels of the conversations in FILES (JSON lists of records)."""
     from .golden import record
 
+    check_out_file("--out", out, given=files, begins=GOLDEN_BEGINS)
     conversations = [pair for path in files for pair in read_conversations(path)]
     tokenizer = load_tokenizer(folder)
     frozen = record(
@@ -122,9 +125,8 @@ def golden_record(
         template=pick_template(template_name, tokenizer),
         image_placement="front" if front else "keep",
     )
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_text(json.dumps(frozen, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(out)
+    text = json.dumps(frozen, ensure_ascii=False, indent=1)
+    write_out_file("--out", out, f"{text}\n".encode())
     click.echo(f"{len(conversations)} conversations frozen in {out}", err=True)
 
 

@@ -95,6 +95,10 @@ def inspect(
 
     if sum(name is not None for name in (index, key, identity)) > 1:
         raise click.UsageError("give one of --index, --key and --id, not several")
+    if html is not None and not serve:
+        from .page import check_page_file
+
+        check_page_file(html, dataset)
     settings = read_settings(**given)
     if (packs is not None or step is not None) and (settings is None or not settings.has_tokens):
         raise click.UsageError("--pack and --batch need --tokenizer")

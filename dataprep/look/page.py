@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from ...errors import ConfigError, ImageError
+from ...templates.out_file import check_out_file, write_out_file
 from .html import Limits, content_hash, picture_bytes, read_asset, render
 from .pictures import thumbnail
 from .stops import Flow, Stops
@@ -27,6 +27,12 @@ MAX_BYTES = 9_000_000
 """Of the file, as far as halving what is long can keep it."""
 BATCH_WEIGHT = 4
 """A batch may take as much of the file as so many samples."""
+BEGINS = (
+    b'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    b'<meta http-equiv="Content-Security-Policy" content="default-src &#39;none&#39;; '
+    b"img-src data:; style-src &#39;sha256-"
+)
+"""Of the file, and of no other."""
 SMALLEST_EDGE = 48
 """Of a picture; nothing is cut shorter than that."""
 UNREADABLE = (
@@ -70,7 +76,7 @@ def write_page(
 
     Args:
         looked: what to show.
-        out: the file; an earlier one is replaced.
+        out: the file; an earlier page is replaced, and nothing else.
         count: most records to show, from `start`.
         start: position of the first.
         settings: what training would be given; without a tokenizer there are no tokens and no
@@ -78,9 +84,11 @@ def write_page(
         batches: how many to show, as the data module yields them.
 
     Raises:
-        ConfigError: there is no record at `start`, or batches are asked for without a tokenizer.
+        ConfigError: there is no record at `start`, batches are asked for without a tokenizer, or
+            the file may not be written.
         NevaPrepError: what is looked at cannot be read.
     """
+    check_page_file(out, looked.path)
     if not 0 <= start < len(looked):
         raise ConfigError(f"{looked.path}: has no record {start}; it has {len(looked)}")
     flow = Flow(looked, settings)
@@ -95,9 +103,16 @@ def write_page(
         flow.batches(range(batches)) if batches else (),
         weight=len(numbers) + BATCH_WEIGHT * batches,
     )
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
+    write_out_file("--html", out, text.encode())
+
+
+def check_page_file(out: Path, looked_at: Path) -> None:
+    """Refuse a file that would take the place of anything but an earlier page.
+
+    Raises:
+        ConfigError: it would.
+    """
+    check_out_file("--html", out, given=[looked_at], begins=BEGINS)
 
 
 def render_page(

@@ -72,14 +72,16 @@ def stats(
     from rich.console import Console
 
     from ...loaders.remote import is_remote
-    from ..files import write_file
+    from ...templates.out_file import check_out_file, write_out_file
     from ..progress import BytesBar, stderr_console
-    from .page import render_page
+    from .page import BEGINS, render_page
     from .run import stats as run
     from .show import show_stats
 
     if not path.exists() and not is_remote(path):
         raise click.UsageError(f"{path} does not exist")
+    if html is not None:
+        check_out_file("--html", html, given=[path], begins=BEGINS.encode())
     tokenizing = _tokenizing(folder, template, front, image_embeddings, global_batch_size)
     with BytesBar(stderr_console(), "Counting") as bar:
         found = run(
@@ -93,7 +95,7 @@ def stats(
             progress=bar.update,
         )
     if html is not None:
-        write_file(html, render_page(found).encode())
+        write_out_file("--html", html, render_page(found).encode())
         click.echo(f"written: {html}", err=True)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))

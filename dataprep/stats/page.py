@@ -29,14 +29,19 @@ _TEXT_CHARS = 300
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
+BEGINS = (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    "<title>Statistics of "
+)
+"""Of the page, and of no other."""
+
+
 def render_page(found: DatasetStats) -> str:
     """The whole page."""
-    title = f"Statistics of {Path(found.path).name}"
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(title)}</title>\n</head>\n<body style='margin:0'>\n"
+        f"{BEGINS}{_safe(Path(found.path).name)}</title>\n</head>\n<body style='margin:0'>\n"
         f"{render_fragment(found)}\n</body>\n</html>\n"
     )
 
