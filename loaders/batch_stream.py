@@ -41,6 +41,11 @@ class TrainStream:
         self.num_batches = 0
         """Batches given since the first start, those before a resume included."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, by `close()` or an error."""
+        return self._batches.closed
+
     def __iter__(self) -> TrainStream:
         return self
 
@@ -52,7 +57,7 @@ class TrainStream:
             ShardError: a shard cannot be read.
             ConfigError: the stream is closed.
         """
-        if self._batches.closed:
+        if self.closed:
             raise ConfigError("this stream is closed; call train_dataloader() for another one")
         with our_errors(self._name):
             try:
@@ -64,7 +69,17 @@ class TrainStream:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place behind the last batch, in energon's terms; resume.py makes plain data of it."""
+        """The place behind the last batch, in energon's terms; resume.py makes plain data of it.
+
+        Raises:
+            ConfigError: the stream is closed.
+        """
+        if self.closed:
+            raise ConfigError(
+                "this stream is closed, by close() or an error, and its place went with its "
+                "workers; call train_dataloader(), which goes on from the last state that was "
+                "saved or loaded, or else from the start"
+            )
         return {
             "energon": self._batches.save_state(),
             "skips": self._counter.state_dict(),

@@ -120,9 +120,13 @@ class StreamDataModule:
         self._val: ValStream | None = None
         self._train_counter: SkipCounter | None = None
         self._saved: Mapping[str, Any] | None = None
+        """The last state that was loaded or given; another training stream begins there."""
 
     def train_dataloader(self) -> TrainStream:
-        """The endless, shuffled stream of this rank; the same one until `close()`.
+        """The endless, shuffled stream of this rank; the same one as long as it is open.
+
+        After an error, or its own `close()`, another one goes on from the last state that was saved
+        or loaded, or else from the start.
 
         Raises:
             ConfigError: no such split, too few shards for the readers, batch sizes that do not
@@ -130,7 +134,7 @@ class StreamDataModule:
             UntrustedDatasetError: the dataset asks for code to be run.
             ShardError: the dataset is missing or damaged.
         """
-        if self._train is None:
+        if self._train is None or self._train.closed:
             self._train = self._open_train()
         return self._train
 
@@ -149,16 +153,21 @@ class StreamDataModule:
 
         Save one per data-parallel rank; tensor-, pipeline- and context-parallel ranks of the same
         data-parallel rank have the same.
+
+        Raises:
+            ConfigError: the stream was closed, so that its place is not known.
         """
         if self._train is None and self._saved is not None:
             return dict(self._saved)
-        state = self.train_dataloader().state_dict()
+        stream = self.train_dataloader() if self._train is None else self._train
+        state = stream.state_dict()
         blend = self._open_split(self.settings.train_split)
-        return {
+        self._saved = {
             "version": STATE_VERSION,
             "fingerprint": self._fingerprint(blend, self.ranks()),
             "stream": to_plain(state),
         }
+        return dict(self._saved)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved place: the next batch is the one that would have come then.
@@ -236,7 +245,6 @@ class StreamDataModule:
         )
         if self._saved is not None:
             stream.load_state_dict(from_plain(self._saved["stream"]))
-            self._saved = None
         return stream
 
     def _open_val(self) -> ValStream:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loader_help import conversations, keys_of, module
+from handmade import members, write_dataset
+from loader_help import conversations, keys_of, module, take
 
-from neva_prep.errors import ConfigError
+from neva_prep.errors import ConfigError, RecordError
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,37 @@ def test_a_worker_that_gives_no_answer_is_killed(
         assert worker.pid is not None
         os.kill(worker.pid, 19)  # SIGSTOP: it hears no SIGTERM either
     assert not worker.is_alive()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_another_stream_goes_on_from_the_last_state_or_from_the_start(
+    num_workers: int, dataset: Path
+) -> None:
+    with module(dataset, num_workers=num_workers) as data:
+        with data.train_dataloader() as stream:
+            expected = take(stream, 6)
+        with pytest.raises(ConfigError, match="its place went with its workers; call train_data"):
+            data.state_dict()
+        assert take(data.train_dataloader(), 2) == expected[:2]
+        state = data.state_dict()
+        take(data.train_dataloader(), 3)
+        data.train_dataloader().close()
+        assert take(data.train_dataloader(), 2) == expected[2:4]
+        data.train_dataloader().close()
+        assert data.train_dataloader().num_batches == 2
+        assert take(data.train_dataloader(), 4) == expected[2:]
+        data.close()
+        assert take(data.train_dataloader(), 1) == expected[:1]
+        data.load_state_dict(state)
+        data.train_dataloader().close()
+        assert take(data.train_dataloader(), 1) == expected[2:3]
+
+
+def test_training_may_begin_again_after_too_many_skips(tmp_path: Path) -> None:
+    shard = {f"{n:09d}": members(n) for n in range(20)}
+    shard["000000009"][0] = ("000.jpg", b"no image")
+    path = write_dataset(tmp_path / "ds", {"train-000000.tar": shard})
+    with module(path, max_skip_ratio=0.0, shuffle_buffer_size=None) as data:
+        for _ in range(2):
+            with pytest.raises(RecordError, match="more than max_skip_ratio=0"):
+                take(data.train_dataloader(), 10)
