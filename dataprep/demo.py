@@ -29,6 +29,8 @@ from .scene import (
 )
 
 Record = dict[str, Any]
+SOURCE_FILE = "shapes.json"
+_BEGINS = b'[\n {\n  "id": "shapes-000000",'
 CORNERS = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6, "octagon": 8}
 
 
@@ -42,6 +44,41 @@ class DemoSource:
     """The image folder."""
     broken: dict[str, int]
     """Reason code -> how many records are to be rejected for it."""
+
+
+def check_demo_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make the folder; refuse one that holds anything but an earlier demo.
+
+    Args:
+        folder: of a demo.
+        overwrite: whether an earlier demo may be replaced.
+
+    Raises:
+        ConfigError: it is no folder, or is not to be written over.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be the demo's folder ({error.strerror}); give another one"
+        ) from error
+    if names and not _is_demo(folder / SOURCE_FILE):
+        raise ConfigError(
+            f"{folder}: holds other files than a demo's ({', '.join(names[:3])}); give a new or "
+            "empty folder"
+        )
+    if names and not overwrite:
+        raise ConfigError(f"{folder}: holds an earlier demo; give another folder, or --overwrite")
+
+
+def _is_demo(source: Path) -> bool:
+    """Whether `draw_demo` wrote it."""
+    try:
+        with source.open("rb") as file:
+            return file.read(len(_BEGINS)) == _BEGINS
+    except OSError:
+        return False
 
 
 def draw_demo(folder: Path, *, pictures: int = 300, seed: int = 0) -> DemoSource:
@@ -67,7 +104,7 @@ def draw_demo(folder: Path, *, pictures: int = 300, seed: int = 0) -> DemoSource
     ]
     broken = list(_broken_records(images, names))
     records = _scatter(list(_true_records(scenes, names, seed)), [record for _, record in broken])
-    source = folder / "shapes.json"
+    source = folder / SOURCE_FILE
     source.write_text(json.dumps(records, indent=1), encoding="utf-8")
     rejected = dict(Counter(reason for reason, _ in broken))
     return DemoSource(source=source, images=images, broken=rejected)

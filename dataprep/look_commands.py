@@ -57,10 +57,20 @@ Examples:
 """
 )
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("demo-data"))
-@click.option("--pictures", default=300, show_default=True, help="How many to draw.")
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=2),
+    default=300,
+    show_default=True,
+    help="How many to draw.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides the pictures.")
 @click.option(
-    "--steps", default=400, show_default=True, help="Of training a small model; 0 for none."
+    "--steps",
+    type=click.IntRange(min=0),
+    default=400,
+    show_default=True,
+    help="Of training a small model; 0 for none.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an earlier demo in FOLDER.")
 def demo(folder: Path, pictures: int, seed: int, steps: int, overwrite: bool) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..errors import NevaPrepError
 from .convert import convert
-from .demo import DemoSource, draw_demo
+from .demo import DemoSource, check_demo_folder, draw_demo
 from .look.open import open_looked
 from .look.terminal import show_sample
 from .options import ConvertOptions
@@ -26,7 +26,7 @@ def run_demo(
     """Draw, convert, verify, look, stream, train; print what a user would see.
 
     Args:
-        folder: gets everything.
+        folder: gets everything; new, empty, or of an earlier demo.
         console: where to print.
         pictures: to draw.
         seed: decides them.
@@ -34,8 +34,10 @@ def run_demo(
         steps: of training; 0 for none.
 
     Raises:
+        ConfigError: the folder holds other things.
         NevaPrepError: a stop did not give what it should; the demo is a test, too.
     """
+    check_demo_folder(folder, overwrite=overwrite)
     shards = folder / "shards"
     headline(console, f"Draw {pictures} pictures with questions", f"{folder}/shapes.json")
     source = draw_demo(folder, pictures=pictures, seed=seed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from convert_help import run_cli
 from PIL import Image
 
 from neva_prep.dataprep.demo import DemoSource, draw_demo
@@ -270,3 +271,36 @@ def test_each_broken_record_has_one_fault_and_the_others_none(demo: DemoSource) 
 def test_one_picture_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 or more"):
         draw_demo(tmp_path, pictures=1)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "usr"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.jpg").write_bytes(b"a picture")
+    (folder / "shapes.json").write_text("[]")
+    before = files_in(folder)
+    for options in ((), ("--overwrite",)):
+        ended = run_cli("demo", folder, "--pictures=4", "--steps=0", *options)
+        assert ended.returncode == 2 and "holds other files than a demo's" in ended.stderr
+    assert files_in(folder) == before
+
+
+def test_an_earlier_demo_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    draw_demo(tmp_path / "d", pictures=4)
+    before = files_in(tmp_path / "d")
+    options = ("--pictures=3", "--steps=0")
+    ended = run_cli("demo", tmp_path / "d", *options)
+    assert ended.returncode == 2 and "give another folder, or --overwrite" in ended.stderr
+    assert files_in(tmp_path / "d") == before
+    assert run_cli("demo", tmp_path / "d", *options, "--overwrite").returncode == 0
+
+
+def test_a_file_or_senseless_numbers_are_told_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "below"):
+        ended = run_cli("demo", folder)
+        assert ended.returncode == 2 and f"{folder}: cannot be the demo's folder" in ended.stderr
+    for option in ("--steps=-1", "--pictures=1"):
+        ended = run_cli("demo", tmp_path / "d", option)
+        assert ended.returncode == 2 and not (tmp_path / "d").exists()
