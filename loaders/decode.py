@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import ImageError
+from .png_exif import png_exif
 
 FORMATS = (
     "JPEG",
@@ -75,7 +76,7 @@ def decode_image(
     with _opened(data, name) as image:
         _check_pixels(image, max_pixels, name)
         # Pillow turns a TIFF itself while it loads it.
-        orientation = None if image.format == "TIFF" else _orientation(image)
+        orientation = None if image.format == "TIFF" else _orientation(image, data)
         picture = _to_rgb(image)
     return picture.transpose(_UPRIGHT[orientation]) if orientation else picture
 
@@ -123,15 +124,18 @@ def stored_size(image: Image.Image) -> tuple[int, int]:
     return image.size
 
 
-def upright_size(data: bytes, *, name: str = "image") -> tuple[int, int]:
-    """Width and height of what `decode_image` gives, from the header.
+def upright_size(
+    data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str = "image"
+) -> tuple[int, int]:
+    """Width and height of what `decode_image` gives; no pixel is decoded.
 
     Raises:
-        ImageError: no image of a known format, or a damaged header.
+        ImageError: no image of a known format, over the limit, or a damaged header.
     """
     with _opened(data, name) as image:
+        _check_pixels(image, max_pixels, name)
         width, height = stored_size(image)
-        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
+        return (height, width) if _orientation(image, data) in _SIDEWAYS else (width, height)
 
 
 def check_image(data: bytes, *, name: str = "image") -> None:
@@ -179,7 +183,7 @@ def _is_plain_jpeg(data: bytes, max_pixels: int, name: str) -> bool:
     if not _may_be_turned(data):
         return True
     with _opened(data, name) as image:
-        return _orientation(image) is None
+        return _orientation(image, data) is None
 
 
 def _may_be_turned(data: bytes) -> bool:
@@ -206,10 +210,12 @@ def _check_pixels(image: Image.Image, max_pixels: int, name: str) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image, data: bytes) -> int | None:
     """One that an image is to be turned by; None where it stands upright or does not say."""
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
+        is_png = isinstance(image, PngImagePlugin.PngImageFile)
+        exif = png_exif(image, data) if is_png else image.getexif()
+        orientation = exif.get(_ORIENTATION_TAG)
         return orientation if orientation in _UPRIGHT else None
     except Exception:  # Damaged EXIF raises nearly anything, and the pixels do not depend on it.
         return None

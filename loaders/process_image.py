@@ -41,14 +41,14 @@ def process_image(data: bytes, config: ImageConfig, *, name: str = "image") -> t
 
 
 def count_tiles(data: bytes, config: ImageConfig, *, name: str = "image") -> int:
-    """Tiles that `process_image` gives, from the header alone.
+    """Tiles that `process_image` gives, from the header; no pixel is decoded.
 
     Raises:
-        ImageError: no image of a known format, or a damaged header.
+        ImageError: no image of a known format, over the pixel limit, or a damaged header.
     """
     if config.fit != "grid":
         return 1
-    width, height = upright_size(data, name=name)
+    width, height = upright_size(data, max_pixels=config.max_pixels, name=name)
     return tiles_of_grid(choose_grid(width, height, config.grids), config.size)
 
 

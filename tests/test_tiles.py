@@ -1,14 +1,18 @@
 """Any-resolution tiles: the grid chosen, the place on it, the order of the tiles."""
 
+import zlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import draw, encode, hf_processor
-from PIL import Image
+from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin
 
 from neva_prep.errors import ConfigError, ImageError
+from neva_prep.loaders.decode import decode_image, upright_size
 from neva_prep.loaders.image_config import ImageConfig
 from neva_prep.loaders.pixel_reader import make_pixel_reader
 from neva_prep.loaders.process_image import count_tiles, process_image
@@ -92,6 +96,73 @@ def test_tiles_are_counted_on_the_upright_picture(orientation: int) -> None:
     config = ImageConfig(size=16, fit="grid", grids=((16, 48), (64, 16)))
     tiles = 1 + (4 if orientation >= 5 else 3)
     assert count_tiles(data, config) == tiles == len(process_image(data, config))
+
+
+TALL = ImageConfig(size=16, fit="grid", grids=((16, 48), (64, 16)))
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    length, crc = len(content).to_bytes(4, "big"), zlib.crc32(kind + content).to_bytes(4, "big")
+    return length + kind + content + crc
+
+
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
+SIDEWAYS = {
+    "EXIF": chunk(b"eXIf", exif_of(6).removeprefix(b"Exif\0\0")),
+    "XMP": chunk(
+        b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b'<rdf:Description tiff:Orientation="6"/>'
+    ),
+    "EXIF as text": chunk(
+        b"tEXt",
+        b"Raw profile type exif\0\nexif\n%8d\n" % len(exif_of(6)) + exif_of(6).hex().encode(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIDEWAYS)
+@pytest.mark.parametrize("mark", [b"IDAT", b"IEND"])
+def test_a_png_is_counted_as_it_is_decoded_wherever_it_says_how_it_lies(
+    name: str, mark: bytes
+) -> None:
+    plain = encode(draw(60, 20))
+    at = plain.index(mark) - 4
+    data = plain[:at] + SIDEWAYS[name] + plain[at:]
+    assert count_tiles(plain, TALL) == 4
+    assert count_tiles(data, TALL) == 5 == len(process_image(data, TALL))
+    assert decode_image(data).size == upright_size(data) == (20, 60)
+
+
+def test_what_stands_before_the_pixels_of_a_png_goes_before_what_stands_behind_them() -> None:
+    data = encode(draw(60, 20), exif=exif_of(1))
+    at = data.index(b"IEND") - 4
+    data = data[:at] + SIDEWAYS["EXIF"] + data[at:]
+    assert decode_image(data).size == upright_size(data) == (60, 20)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_tiles_are_counted_without_decoding(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(draw(60, 20), kind)
+    for reader in (
+        ImageFile.ImageFile,
+        TiffImagePlugin.TiffImageFile,
+        WebPImagePlugin.WebPImageFile,
+    ):
+        monkeypatch.setattr(reader, "load", lambda _: pytest.fail("decoded"))
+    assert count_tiles(data, TALL) == 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_tiles_of_an_image_beyond_the_limit_are_not_counted(kind: str) -> None:
+    data = encode(draw(60, 20), kind)
+    assert count_tiles(data, replace(TALL, max_pixels=1200)) == 4
+    with pytest.raises(ImageError, match="sample 7: is 60 x 20 pixels, more than the") as caught:
+        count_tiles(data, replace(TALL, max_pixels=1199), name="sample 7")
+    assert caught.value.reason == "too_many_pixels"
 
 
 def test_counting_the_tiles_of_a_bad_image_names_it() -> None:
