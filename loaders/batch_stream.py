@@ -11,6 +11,7 @@ from megatron.energon import SavableDataset
 from ..errors import ConfigError
 from .batch import Batch
 from .energon_loader import Batches, StartMethod, open_loader, our_errors, restore_loader
+from .last_note import has_batch
 from .skips import Note, SkipCounter
 from .transfer import unpack
 
@@ -170,6 +171,9 @@ class ValStream:
                     found = next(batches, None)
                     if found is None:
                         break
+                    if not has_batch(found):
+                        counter.add(found[1])
+                        continue
                     last = _take_note(found, counter)
                 given += 1
                 yield last

@@ -10,6 +10,7 @@ from megatron.energon.flavors.webdataset.sharder import Sharder
 
 from .blend import Blend
 from .energon_loader import open_loader, our_errors
+from .last_note import has_batch
 from .ranks import DataParallel
 from .read_image import ImageReader
 from .stream_dataset import ReadConfig, build_val_dataset
@@ -69,7 +70,7 @@ def _count_packs(
             build_val_dataset(blend, twin, here, place), start_method="fork", pin_memory=False
         )
         with our_errors(blend.name):
-            count += sum(1 for _ in loader)
+            count += sum(map(has_batch, loader))
     return count
 
 

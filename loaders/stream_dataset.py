@@ -9,6 +9,7 @@ from megatron.energon.errors import reraise_exception
 from megatron.energon.metadataset.loader_interface import DatasetBlendMode, LoadedDataset
 
 from .blend import Blend
+from .last_note import LastNoteDataset
 from .ranks import DataParallel
 from .task_encoder import MultiModalTaskEncoder
 
@@ -54,14 +55,15 @@ def build_train_dataset(
 def build_val_dataset(
     blend: Blend, encoder: MultiModalTaskEncoder, config: ReadConfig, ranks: DataParallel
 ) -> SavableDataset:
-    """One pass over this rank's share, in the order of the shards."""
+    """One pass over this rank's share, in the order of the shards; last_note.py ends it."""
     workers = _worker_config(config, ranks)
-    return encoder.build_val_datasets(
+    batches = encoder.build_val_datasets(
         datasets=_open(blend, workers, config, training=False),
         worker_config=workers,
         batch_size=_batch_size(encoder, config),
         packing_buffer_size=config.packing_buffer_size,
     )
+    return LastNoteDataset(batches, encoder.drain_note)
 
 
 def _batch_size(encoder: MultiModalTaskEncoder, config: ReadConfig) -> int:

@@ -216,7 +216,11 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         for sample in samples:
             for events in sample.events if isinstance(sample, PackedSample) else [sample.events]:
                 self._tally.deliver(events)
-        return pack_up(batch), self._tally.drain()
+        return pack_up(batch), self.drain_note()
+
+    def drain_note(self) -> Note:
+        """The note of what was skipped and delivered since the last one."""
+        return self._tally.drain()
 
     def build_batch(
         self,

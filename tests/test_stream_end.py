@@ -133,3 +133,48 @@ def test_training_may_begin_again_after_too_many_skips(tmp_path: Path) -> None:
         for _ in range(2):
             with pytest.raises(RecordError, match="more than max_skip_ratio=0"):
                 take(data.train_dataloader(), 10)
+
+
+def with_bad_ends(root: Path, bad: tuple[int, ...] = (8, 9, 18, 19)) -> Path:
+    """20 samples of validation; those at the end of each half are bad."""
+    shard = {f"{n:09d}": members(n) for n in range(20)}
+    for number in bad:
+        shard[f"{number:09d}"][0] = ("000.jpg", b"no image")
+    train = {f"{n:09d}": members(n) for n in range(20, 24)}
+    return write_dataset(root, {"train-000000.tar": train, "val-000000.tar": shard})
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_skips_behind_the_last_batch_are_counted_and_judged(
+    num_workers: int, packed: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = with_bad_ends(tmp_path / "ds")
+    with module(path, packed=packed, num_workers=num_workers, max_skip_ratio=0.2) as data:
+        found = keys_of(data.val_dataloader())
+        report = data.skip_report("val")
+    assert len(found) == report.delivered == 16
+    assert report.skipped == {"not_an_image": 4}
+    assert "skipped: sample 0000000" in caplog.text
+    with (
+        module(path, packed=packed, num_workers=num_workers, max_skip_ratio=0.0) as data,
+        pytest.raises(RecordError, match=r"samples were skipped, more than max_skip_ratio=0"),
+    ):
+        list(data.val_dataloader())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ranks_with_bad_ends_still_make_as_many_batches(
+    num_workers: int, packed: bool, tmp_path: Path
+) -> None:
+    path = with_bad_ends(tmp_path / "ds", bad=(7, 8, 9, 18, 19))
+    batches, reports = [], []
+    for rank in range(2):
+        ranks = {"data_parallel_rank": rank, "data_parallel_size": 2, "max_skip_ratio": 0.5}
+        with module(path, packed=packed, num_workers=num_workers, **ranks) as data:
+            batches.append(list(data.val_dataloader()))
+            reports.append(data.skip_report("val"))
+    assert len(batches[0]) == len(batches[1])
+    assert sorted(report.num_skipped for report in reports) == [2, 3]
+    assert sum(report.delivered for report in reports) == 15
