@@ -191,6 +191,8 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
         chosen["columns"] = parse_columns(given["columns"])
     options = ConvertOptions(**chosen)
     changes = {name: chosen[name] for name in chosen if _was_given(ctx, name)}
+    if given["retry"] is not None:
+        _check_retry(given)
     parts = take_sources(given)
     if given["task"] is not None:
         from .task_command import run_task
@@ -252,6 +254,19 @@ def _was_given(ctx: click.Context, option: str) -> bool:
     """Whether the user named an option; --workers has a default that suits --retry too."""
     source = ctx.get_parameter_source(option.removesuffix("_bytes"))
     return option == "workers" or source is not click.core.ParameterSource.DEFAULT
+
+
+def _check_retry(given: dict[str, Any]) -> None:
+    """Refuse what would be left unread beside --retry."""
+    if given["sources"]:
+        raise click.UsageError(
+            f"--retry takes the records of the quarantine alone: leave out {given['sources'][0]}, "
+            "or convert it by itself"
+        )
+    if given["out"] is not None:
+        raise click.UsageError(
+            "--retry adds to the dataset that the quarantine lies in: leave out --out"
+        )
 
 
 def _convert(

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import ConfigError, NevaPrepError, RecordError
 from ..loaders.format import (
     JOURNAL_DIR,
+    MANIFEST_FILE,
     QUARANTINE_FILE,
     Manifest,
     read_manifest,
@@ -84,6 +85,16 @@ def retry(
         )
     path = Path(quarantine)
     out = path.parent
+    if not path.is_file():
+        raise ConfigError(
+            f"--retry {path}: there is no such file; give the {QUARANTINE_FILE} in the --out "
+            "folder of a convert"
+        )
+    if not (out / MANIFEST_FILE).exists():
+        raise ConfigError(
+            f"--retry {path}: {out} is no dataset, since it has no {MANIFEST_FILE}; give the "
+            f"{QUARANTINE_FILE} in the --out folder of a finished convert"
+        )
     manifest = read_manifest(out)
     if not manifest.has_sample_index:
         raise ConfigError(

@@ -29,7 +29,7 @@ from neva_prep.dataprep import convert as convert_module
 from neva_prep.dataprep.report import ConvertReport
 from neva_prep.dataprep.retry import retry
 from neva_prep.dataprep.verify import verify
-from neva_prep.errors import ConfigError, NevaPrepError, RecordError, ShardError
+from neva_prep.errors import ConfigError, RecordError, ShardError
 
 ROWS: list[Row] = [
     record("a"),
@@ -291,11 +291,25 @@ def test_rows_that_cannot_be_are_refused_and_nothing_is_left_behind(
 def test_quarantine_that_is_not_there_is_named(tmp_path: Path) -> None:
     converted = convert_rows(tmp_path)
     before = files_of(converted.out)
-    with pytest.raises(NevaPrepError, match=r"gone\.jsonl"):
-        retry(converted.out / "gone.jsonl")
-    with pytest.raises(NevaPrepError, match=r"no neva-prep\.json here"):
+    for path in (converted.out / "gone.jsonl", converted.out, Path("nope")):
+        with pytest.raises(ConfigError, match=f"--retry {path}: there is no such file; give the"):
+            retry(path)
+    (tmp_path / "quarantine.jsonl").touch()
+    with pytest.raises(ConfigError, match=rf"{tmp_path} is no dataset, .* no neva-prep\.json"):
         retry(tmp_path / "quarantine.jsonl")
     assert files_of(converted.out) == before
+
+
+def test_nothing_that_is_given_beside_retry_is_left_unread(tmp_path: Path) -> None:
+    quarantine = convert_rows(tmp_path).out / "quarantine.jsonl"
+    before = files_of(quarantine.parent)
+    for given, message in (
+        ([tmp_path / "source.json"], "leave out"),
+        (["--out", tmp_path / "zz"], "leave out --out"),
+    ):
+        done = run_cli("convert", "--retry", quarantine, *given)
+        assert done.returncode == 2 and message in done.stderr
+    assert files_of(quarantine.parent) == before and not (tmp_path / "zz").exists()
 
 
 @pytest.mark.parametrize("stage", ["write_shards", "write_quarantine", "commit"])
