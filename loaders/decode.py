@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
-from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import ImageError
 from .png_exif import png_exif
@@ -43,6 +43,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""Pillow's name of few bits -> what one step of grey is of 255."""
 _SIDEWAYS = (5, 6, 7, 8)
 _SCAN, _APP1 = 0xDA, 0xE1
 """Markers of a JPEG: where the pixels begin, and a segment of EXIF or XMP."""
@@ -223,14 +225,30 @@ def _orientation(image: Image.Image, data: bytes) -> int | None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        upper = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        values = np.asarray(image).astype(np.uint16)
+        upper = (values >> 8).astype(np.uint8)
+        # Compared in all bits: others of its upper 8 are not transparent.
+        if isinstance(level := image.info.get("transparency"), int):
+            upper[values == level] = 255
         return Image.fromarray(upper).convert("RGB")
     if image.mode in ("I", "F"):
         return _stretch(np.asarray(image).astype(np.float64)).convert("RGB")
     if image.has_transparency_data:
+        _spread_transparent_level(image)
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _spread_transparent_level(image: Image.Image) -> None:
+    """Bring the transparent grey of 2 or 4 bits to 8, as Pillow brings the pixels, and only them.
+
+    The image must not be loaded: then it no longer tells its bits.
+    """
+    bits = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    level = image.info.get("transparency")
+    if isinstance(bits, str) and bits in _GREY_STEPS and isinstance(level, int):
+        image.info["transparency"] = level * _GREY_STEPS[bits]
 
 
 def _stretch(values: np.ndarray) -> Image.Image:

@@ -108,6 +108,29 @@ def test_a_transparent_colour_is_white() -> None:
     assert pixels(encode(image, transparency=(1, 2, 3))) == [[(255, 255, 255), (7, 8, 9)]]
 
 
+@pytest.mark.parametrize(
+    ("depth", "row", "level", "expected"),
+    [
+        (16, "0000 1234 12ff ffff", 0x0000, [255, 0x12, 0x12, 255]),
+        (16, "0000 1234 12ff ffff", 0x1234, [0, 255, 0x12, 255]),
+        (8, "00 08 80 ff", 8, [0, 255, 128, 255]),
+        (4, "08 1f", 8, [0, 255, 17, 255]),
+        (2, "1b", 1, [0, 255, 170, 255]),
+        (1, "50", 0, [255, 255, 255, 255]),
+    ],
+)
+def test_a_transparent_grey_is_white(depth: int, row: str, level: int, expected: list[int]) -> None:
+    header = struct.pack(">IIBBBBB", 4, 1, depth, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"tRNS", level.to_bytes(2, "big"))
+    data += chunk(b"IDAT", zlib.compress(b"\0" + bytes.fromhex(row))) + chunk(b"IEND", b"")
+    assert [grey for grey, _, _ in pixels(data)[0]] == expected
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    crc = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + crc
+
+
 def test_cmyk_becomes_rgb() -> None:
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     red, green, blue = pixels(encode(image, "JPEG", quality=100))[8][8]
