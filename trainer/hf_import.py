@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError
+from .apart import check_apart
 from .config import NevaConfig
 from .config_file import write_config
 from .hf_config import neva_from_hf, read_config, read_vision
@@ -52,11 +53,14 @@ def import_ckpt(
         The checkpoint, for `restore_config.path` or `vision_model_from_pretrained`.
 
     Raises:
-        ConfigError: the source cannot be had, or is not the model; or the output is there already.
+        ConfigError: the source cannot be had, or is not the model; or the output is there already,
+            or would take the source's place.
     """
     folder = hf_folder(source)
-    target = Path(output_path or cache_folder() / "models" / str(source).removeprefix("hf://"))
-    part = _begin(target, overwrite)
+    named = str(source)
+    name = named.removeprefix("hf://") if named.startswith("hf://") else folder.resolve().name
+    target = Path(output_path or cache_folder() / "models" / name)
+    part = _begin(folder, target, overwrite)
     if isinstance(model, VisionModel):
         _import_vision(model, folder, part)
     else:
@@ -91,7 +95,7 @@ def export_ckpt(
 
     path, target = Path(path), Path(target)
     config = checkpoint_config(path)
-    part = _begin(target, overwrite)
+    part = _begin(path, target, overwrite)
     with one_rank():
         compute = ComputeConfig(precision=_stored_precision(path), initialize=False)
         module = NevaModel(config).build(compute=compute)
@@ -185,8 +189,9 @@ def _stored_precision(checkpoint: Path) -> Precision:
     return "fp32" if torch.float32 in kinds else "bf16"
 
 
-def _begin(target: Path, overwrite: bool) -> Path:
+def _begin(source: Path, target: Path, overwrite: bool) -> Path:
     """A name beside the target to write to."""
+    check_apart(source, target)
     if target.exists() and not overwrite:
         raise ConfigError(f"{target}: is there already; give another path or overwrite it")
     part = target.with_name(target.name + ".part")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .apart import check_apart
 from .lora import LoRA, add_lora
 from .merge import without_adapters
 from .weights import checkpoint_config, hf_files, load_weights, weights_folder
@@ -58,7 +59,8 @@ def export_run(
         overwrite: replace what is there.
 
     Raises:
-        ConfigError: the folder is there already, or there are no adapters to write.
+        ConfigError: the folder is there already or would take the checkpoint's place, or there
+            are no adapters to write.
     """
     from .adapter import write_adapter
     from .hf_import import export_ckpt
@@ -66,6 +68,7 @@ def export_run(
     from .models import NevaModel
     from .one_rank import one_rank
 
+    check_apart(checkpoint, target)
     lora = saved_lora(checkpoint)
     if lora is None:
         if adapter:
