@@ -108,6 +108,14 @@ def test_a_transparent_colour_is_white() -> None:
     assert pixels(encode(image, transparency=(1, 2, 3))) == [[(255, 255, 255), (7, 8, 9)]]
 
 
+def test_a_png_with_broken_pixels_is_no_black_picture() -> None:
+    data = encode(Image.radial_gradient("L"))
+    at = data.index(b"IDAT") + 1000
+    with pytest.raises(ImageError, match="cannot be decoded") as caught:
+        decode_image(data[:at] + bytes(100) + data[at + 100 :])
+    assert caught.value.reason == "corrupt_image"
+
+
 @pytest.mark.parametrize(
     ("depth", "row", "level", "expected"),
     [

@@ -119,11 +119,16 @@ def test_an_edge_that_webp_cannot_hold_becomes_png(tmp_path: Path) -> None:
 def test_what_must_be_decoded_and_cannot_be_is_rejected(tmp_path: Path) -> None:
     drawn = FILES["drawn.png"]
     at = drawn.index(b"IDAT") + 4
-    files = {"broken.png": drawn[:at] + bytes(len(drawn) - at - 12) + drawn[-12:]}
-    rows = [record("a", "broken.png"), record("b"), text_record("c")]
+    files = {
+        "broken.png": drawn[:at] + bytes(len(drawn) - at - 12) + drawn[-12:],
+        # Another checksum of the pixels, which Pillow does not look at while it decodes.
+        "forgiven.png": drawn[:-13] + bytes([drawn[-13] ^ 1]) + drawn[-12:],
+    }
+    rows = [record("a", "broken.png"), record("d", "forgiven.png"), record("b"), text_record("c")]
     converted = convert_in(tmp_path, rows, files, resize=60)
-    assert reasons_of(converted) == {"a": "corrupt_image"}
-    assert "'broken.png' is damaged: broken PNG file" in converted.rows[0]["message"]
+    assert reasons_of(converted) == {"a": "corrupt_image", "d": "corrupt_image"}
+    assert "'broken.png' cannot be decoded: broken data stream" in converted.rows[0]["message"]
+    assert "'forgiven.png' is damaged: broken PNG file" in converted.rows[1]["message"]
     # Small enough already: nobody looks that closely.
     assert convert_in(tmp_path / "as it is", rows, files, resize=600).report.rejected == 0
 
