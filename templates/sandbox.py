@@ -33,6 +33,7 @@ from .budget import (
     replacement_chars,
     to_json,
 )
+from .parts import takes_parts
 
 OPEN_NAME, CLOSE_NAME = "generation_open_", "generation_close_"
 """Variables that hold the two marks."""
@@ -161,14 +162,9 @@ def marks_generation(source: str) -> bool:
 
 @lru_cache(maxsize=256)
 def reads_content_as_parts(source: str) -> bool:
-    """Whether a template loops over `content`, as those of vision models do."""
+    """Whether a template takes `content` as a list of parts, as those of vision models do."""
     _check_length(source)
-    tree = _sandbox().parse(source)
-    return any(
-        _names_content(inner)
-        for loop in tree.find_all(nodes.For)
-        for inner in (loop.iter, *loop.iter.find_all((nodes.Getattr, nodes.Getitem)))
-    )
+    return takes_parts(_unmetered().parse(source))
 
 
 def render_source(source: str, variables: dict[str, Any], *, trusted: bool = False) -> str:
@@ -196,14 +192,6 @@ def render_source(source: str, variables: dict[str, Any], *, trusted: bool = Fal
 def _check_length(source: str) -> None:
     if len(source) > MAX_SOURCE_CHARS:
         raise JinjaError(f"the template has more than {MAX_SOURCE_CHARS:,} characters")
-
-
-def _names_content(node: nodes.Node) -> bool:
-    if isinstance(node, nodes.Getattr):
-        return node.attr == "content"
-    if isinstance(node, nodes.Getitem):
-        return isinstance(node.arg, nodes.Const) and node.arg.value == "content"
-    return False
 
 
 def _repeated_bodies(tree: nodes.Template) -> Iterator[list[nodes.Node]]:
