@@ -118,7 +118,7 @@ def test_a_prompt_equals_the_official_template(name: str, package: str) -> None:
 def test_an_empty_message_in_front_breaks_no_template(
     name: str, message: dict[str, object]
 ) -> None:
-    messages = [
+    messages: list[dict[str, object]] = [
         message,
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Yo", "id": 18},
