@@ -77,17 +77,19 @@ class RecordPart:
                 f"{place}: has an image, and image_folder is not set; set it in ImageDataConfig",
                 reason="missing_image",
             )
-        file = (self.images / path).resolve()
-        if "\0" in path or Path(path).is_absolute() or not file.is_relative_to(self.images):
-            raise ImageError(
-                f"{place}: image {path!r} lies outside image_folder; move it there",
-                reason="path_traversal",
-            )
         try:
+            file = (self.images / path).resolve()
+            if Path(path).is_absolute() or not file.is_relative_to(self.images):
+                raise ImageError(
+                    f"{place}: image {path!r} lies outside image_folder; move it there",
+                    reason="path_traversal",
+                )
             return file.read_bytes()
-        except OSError as error:
+        # A zero byte or half a character is a ValueError, links in a circle are a RuntimeError.
+        except (OSError, ValueError, RuntimeError) as error:
+            finding = getattr(error, "strerror", None) or error
             raise ImageError(
-                f"{place}: image {path!r} cannot be read ({error.strerror}); correct the path",
+                f"{place}: image {path!r} cannot be read ({finding}); correct the path",
                 reason="missing_image",
             ) from error
 

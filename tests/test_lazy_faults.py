@@ -1,0 +1,64 @@
+"""Records that the lazy module cannot use, and which file a sample is of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handmade import picture
+from loader_help import TILE, tokenizer
+
+from neva_prep.loaders import ImageConfig, ImageDataConfig, NevaLazyDataModule
+
+
+def row(number: int, image: Any = "a.jpg") -> dict[str, Any]:
+    return {
+        "id": number,
+        "image": image,
+        "conversations": [
+            {"from": "human", "value": f"<image>\nQuestion {number}?"},
+            {"from": "gpt", "value": f"{number}"},
+        ],
+    }
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(picture(50, 30))
+    (folder / "cut.jpg").write_bytes(picture(50, 30)[:300])
+    (folder / "loop").symlink_to("loop")
+    return folder
+
+
+def lazy(paths: Any, images: Path, **options: Any) -> NevaLazyDataModule:
+    settings: dict[str, Any] = {
+        "tokenizer": tokenizer(),
+        "image_processor": ImageConfig(size=TILE, output="uint8"),
+        "num_workers": 0,
+        "micro_batch_size": 2,
+        "global_batch_size": 2,
+        "num_image_embeddings_per_tile": 4,
+        "pin_memory": False,
+        "max_skip_ratio": 0.5,
+    }
+    config = ImageDataConfig(image_folder=images, val_fraction=0.0)
+    return NevaLazyDataModule(paths, data_config=config, **{**settings, **options})
+
+
+@pytest.mark.parametrize("path", ["a\0.jpg", "loop", "loop/a.jpg", "\ud800.jpg", "x" * 5000, ""])
+def test_a_path_that_cannot_be_one_is_skipped_with_its_record(path: str, images: Path) -> None:
+    file = images.parent / "bad.jsonl"
+    file.write_text("\n".join(json.dumps(row(n, path if n == 3 else "a.jpg")) for n in range(8)))
+    with lazy(file, images) as data:
+        stream = data.train_dataloader()
+        found = {key for _ in range(8) for key in next(stream)["__keys__"]}
+        report = data.skip_report()
+    assert found == {f"{n:09d}" for n in range(8) if n != 3}
+    (reason,) = report.skipped
+    assert reason in ("missing_image", "path_traversal", "invalid_json")
+    assert f"{file}:3: " in report.examples[reason]
+    assert report.examples[reason].count(str(file)) == 1
