@@ -47,7 +47,7 @@ class Preparer:
             tokens=found.text.tokens,
             labels=found.text.labels,
             num_tiles=np.array(tiles, dtype=np.int64),
-            origin=_origin(sample),
+            origin=origin_of(sample),
         )
         size = length(encoded, self.rows)
         self._check_length(encoded.key, size, sum(tiles))
@@ -141,7 +141,7 @@ def media_type_of(reader: ImageReader) -> torch.dtype:
     return kinds.get(output, torch.bfloat16)
 
 
-def _origin(sample: Any) -> str:
-    """Name of the dataset that a sample was read from."""
-    sources = sample.__sources__
+def origin_of(sample: Any) -> str:
+    """The dataset that a sample was read from; empty where that is not known."""
+    sources = getattr(sample, "__sources__", None)
     return str(sources[0].dataset_path) if sources else ""

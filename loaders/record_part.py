@@ -9,6 +9,7 @@ from typing import Any
 
 import xxhash
 from megatron.energon import WorkerConfig
+from megatron.energon.source_info import SourceInfo
 
 from ..errors import ImageError, NevaPrepError, RecordError
 from .indexed import IndexedFactory
@@ -57,7 +58,15 @@ class RecordPart:
     def read(self, index: int) -> ConversationSample | FailedSample:
         """The sample of a record, its images as files."""
         number = int(self.indices[index])
-        keys = {"__key__": f"{number:09d}", "__restore_key__": (), "__subflavors__": {}}
+        source = SourceInfo(
+            dataset_path=self.file.path, index=number, shard_name=self.file.path.name, file_names=()
+        )
+        keys = {
+            "__key__": f"{number:09d}",
+            "__restore_key__": (),
+            "__subflavors__": {},
+            "__sources__": (source,),
+        }
         place = f"{self.file.path}:{number}"
         try:
             record = self.file.read(number)

@@ -49,20 +49,28 @@ class Tally:
         self._note = Note()
         self._row: Counter[str] = Counter()
 
-    def skip(self, error: NevaPrepError, stage: str) -> None:
+    def skip(self, error: NevaPrepError, stage: str, origin: str = "") -> None:
         """Note a sample that is left out.
+
+        Args:
+            error: why.
+            stage: where on its way.
+            origin: the dataset that it is of, as keys are unique in one only.
 
         Raises:
             RecordError: nothing came through this stage for as long as an epoch.
         """
         reason = error.reason or type(error).__name__
         self._note.skipped[reason] += 1
-        self._note.examples.setdefault(reason, str(error))
+        message = str(error)
+        if origin not in message:
+            message = f"{origin}: {message}"
+        self._note.examples.setdefault(reason, message)
         self._row[stage] += 1
         if self._row[stage] >= self._patience:
             raise RecordError(
                 f"no sample comes through: {self._row[stage]} in a row were skipped, the last one "
-                f"because: {error}"
+                f"because: {message}"
             )
 
     def passed(self, stage: str) -> None:

@@ -35,7 +35,14 @@ from .encoders import TextRules
 from .pack import build_pack
 from .packer import Packer
 from .pixel_reader import make_pixel_reader
-from .prepare import Preparer, SampleEncoder, image_size_of, media_type_of, pad_id_of
+from .prepare import (
+    Preparer,
+    SampleEncoder,
+    image_size_of,
+    media_type_of,
+    origin_of,
+    pad_id_of,
+)
 from .prepared import PackedSample, PreparedSample, ReadySample
 from .read_image import ImageReader
 from .sample import FailedSample, cook_or_fail
@@ -180,7 +187,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
     @stateless  # type: ignore[untyped-decorator]
     def preencode_sample(self, sample: Any) -> PreparedSample:
         """Tokens of a sample, and how long it is; its images are only counted."""
-        with _Skipping(self._tally, "tokens"):
+        with _Skipping(self._tally, "tokens", sample):
             if isinstance(sample, FailedSample):
                 raise sample.error
             return self.preparer.tokens(sample)
@@ -192,7 +199,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
     @stateless  # type: ignore[untyped-decorator]
     def postencode_sample(self, sample: PreparedSample) -> ReadySample:
         """The sample with the pixels of its images."""
-        with _Skipping(self._tally, "pixels"):
+        with _Skipping(self._tally, "pixels", sample):
             return self.preparer.pixels(sample)
 
     @stateless  # type: ignore[untyped-decorator]
@@ -281,9 +288,10 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
 class _Skipping:
     """Turns a fault of a sample into a note and energon's SkipSample; others pass."""
 
-    def __init__(self, tally: Tally, stage: str) -> None:
+    def __init__(self, tally: Tally, stage: str, sample: Any) -> None:
         self._tally = tally
         self._stage = stage
+        self._sample = sample
 
     def __enter__(self) -> None:
         pass
@@ -292,5 +300,5 @@ class _Skipping:
         if error is None:
             self._tally.passed(self._stage)
         elif isinstance(error, NevaPrepError) and not isinstance(error, ConfigError):
-            self._tally.skip(error, self._stage)
+            self._tally.skip(error, self._stage, origin_of(self._sample))
             raise SkipSample from error

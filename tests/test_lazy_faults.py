@@ -62,3 +62,25 @@ def test_a_path_that_cannot_be_one_is_skipped_with_its_record(path: str, images:
     assert reason in ("missing_image", "path_traversal", "invalid_json")
     assert f"{file}:3: " in report.examples[reason]
     assert report.examples[reason].count(str(file)) == 1
+
+
+def test_samples_of_several_files_are_told_apart(images: Path) -> None:
+    files = [images.parent / f"{name}.json" for name in "AB"]
+    for number, file in enumerate(files):
+        rows = [row(n) for n in range(10)]
+        if number:
+            rows[5] = row(5, "cut.jpg")
+        file.write_text(json.dumps(rows))
+    with lazy(files, images) as data:
+        stream = data.train_dataloader()
+        batches = [next(stream) for _ in range(12)]
+        report = data.skip_report()
+    seen = {
+        pair
+        for batch in batches
+        for pair in zip(batch["__origins__"], batch["__keys__"], strict=True)
+    }
+    expected = {(str(file), f"{n:09d}") for file in files for n in range(10)}
+    assert seen == expected - {(str(files[1]), "000000005")}
+    (example,) = report.examples.values()
+    assert example.startswith(f"{files[1]}: sample 000000005, image 0: ")

@@ -155,7 +155,7 @@ def test_skips_behind_the_last_batch_are_counted_and_judged(
         report = data.skip_report("val")
     assert len(found) == report.delivered == 16
     assert report.skipped == {"not_an_image": 4}
-    assert "skipped: sample 0000000" in caplog.text
+    assert f"skipped: {path}: sample 0000000" in caplog.text
     with (
         module(path, packed=packed, num_workers=num_workers, max_skip_ratio=0.0) as data,
         pytest.raises(RecordError, match=r"samples were skipped, more than max_skip_ratio=0"),
