@@ -1,5 +1,8 @@
 """Recipes: what they hold, how they are changed, and what is refused before anything is built."""
 
+import re
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from neva_prep.trainer import LoRA, recipes
 from neva_prep.trainer.check import effective
 from neva_prep.trainer.editable import Editable, finished, replace_texts
 from neva_prep.trainer.match import check_data
+from neva_prep.trainer.parallel_config import ComputeConfig
 from neva_prep.trainer.recipe import Recipe
 from neva_prep.trainer.start import find_start, restored_checkpoint
 
@@ -69,9 +73,10 @@ def test_the_shapes_are_those_of_the_model() -> None:
     assert (llama.num_query_groups, llama.rotary_base) == (8, 500000.0)
 
 
-def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'dora'"):
-        recipes.llava15_7b.finetune_recipe(peft_scheme="dora")
+@pytest.mark.parametrize("name", ["llava15_7b", "tiny"])
+def test_an_unknown_scheme_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="'qlora'"):
+        getattr(recipes, name).finetune_recipe(peft_scheme="qlora")
 
 
 def test_assignments_reach_the_recipe_at_any_depth(tiny: Editable) -> None:
@@ -116,6 +121,67 @@ def test_a_value_is_checked_where_it_is_set(tiny: Editable) -> None:
     assert tiny.trainer.max_steps == 1500
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("trainer.compute.precision", "32-true", "'fp32', 'bf16', 'fp8'"),
+        ("trainer.compute.recompute", "Full", "'full', 'selective' or None"),
+        ("trainer.compute.fused", "no", "True or False or None"),
+        ("trainer.compute", ComputeConfig(precision="fp16"), "'bf16'"),  # type: ignore[arg-type]
+        ("trainer.max_steps", "10", "a whole number"),
+        ("trainer.max_steps", 10.5, "a whole number"),
+        ("trainer.max_steps", True, "a whole number"),
+        ("trainer.val_check_interval", 0.25, "a whole number"),
+        ("trainer.limit_val_batches", 0, "None is the whole split"),
+        ("trainer.strategy", None, "a ParallelConfig"),
+        ("optim.lr", "1e-4", "a finite number"),
+        ("optim.lr", float("nan"), "a finite number"),
+        ("optim.clip_grad", None, "a finite number"),
+        ("optim.betas", (0.9,), "2 values"),
+        ("optim.state_precision", "fp16", "'fp32', 'bf16'"),
+        ("peft", "lora", "a LoRA or None"),
+        ("peft", LoRA(target_modules=[3]), "each a text"),  # type: ignore[list-item]
+        ("resume.resume_if_exists", "false", "True or False"),
+        ("model.config.freeze_vision_model", "False", "True or False"),
+        ("model.config.language_transformer_config.activation", "gelu", "'squared_relu'"),
+        ("seed", "a", "a whole number"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(
+    tiny: Editable, name: str, value: Any, allowed: str
+) -> None:
+    before = repr(tiny)
+    with pytest.raises(ConfigError, match=re.escape(name.rpartition(".")[2])) as caught:
+        tiny.replace({name: value})
+    assert allowed in str(caught.value)
+    *parents, last = name.split(".")
+    handle = reduce(getattr, parents, tiny)
+    with pytest.raises(ConfigError, match=re.escape(allowed)):
+        setattr(handle, last, value)
+    assert repr(tiny) == before
+
+
+def test_a_recipe_of_values_of_another_kind_is_not_built(tiny: Editable) -> None:
+    compute = ComputeConfig(precision="32-true")  # type: ignore[arg-type]
+    trainer = replace(finished(tiny).trainer, compute=compute)
+    with pytest.raises(ConfigError, match=r"trainer\.compute\.precision='32-true': must be 'fp32'"):
+        replace(finished(tiny), trainer=trainer)
+
+
+def test_whole_numbers_lists_and_paths_stand_for_what_they_mean(
+    tiny: Editable, tmp_path: Path
+) -> None:
+    tiny.optim.lr = 1
+    tiny.optim.betas = [0.8, 0.9]
+    tiny.log.dir = tmp_path / "runs"
+    tiny.resume.restore_config.path = tmp_path
+    assert finished(tiny).log.dir == str(tmp_path / "runs")
+    assert finished(tiny).resume.restore_config.path == str(tmp_path)
+    for name in ("tiny", "llava15_7b"):
+        made = getattr(recipes, name).finetune_recipe(dir=tmp_path)
+        assert made.log.dir == str(tmp_path)
+
+
 def test_texts_are_read_as_their_fields_are_typed(tiny: Editable) -> None:
     tiny.peft = LoRA()
     plan = replace_texts(
@@ -144,11 +210,21 @@ def test_texts_are_read_as_their_fields_are_typed(tiny: Editable) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["trainer.max_steps=many", "trainer.compute.precision=fp4", "optim.lr=fast"]
+    "text",
+    [
+        "trainer.max_steps=many",
+        "trainer.compute.precision=fp4",
+        "optim.lr=fast",
+        "optim.lr=nan",
+        "optim.betas=0.9",
+        "optim.betas=0.9,0.9,0.9",
+        "trainer.limit_val_batches=0",
+        "peft=lora",
+    ],
 )
 def test_a_text_of_another_type_is_refused(tiny: Editable, text: str) -> None:
     name, _, value = text.partition("=")
-    with pytest.raises(ConfigError, match=text):
+    with pytest.raises(ConfigError, match=name.rpartition(".")[2]):
         replace_texts(finished(tiny), {name: value})
 
 

@@ -11,14 +11,14 @@ So a recipe is changed as NeMo's is, and each change is checked where it is made
 from __future__ import annotations
 
 import difflib
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 from ..errors import ConfigError
+from .values import check_value, kinds_of, read_text
 
 
 class Editable:
@@ -94,6 +94,11 @@ def replace_at(config: Any, name: str, value: Any) -> Any:
     Raises:
         ConfigError: there is no such field, or the value cannot be.
     """
+    return _replace(config, name, value, name)
+
+
+def _replace(config: Any, name: str, value: Any, whole: str) -> Any:
+    """`replace_at`, with the whole name for errors."""
     first, _, rest = name.partition(".")
     if first not in _names(config):
         near = difflib.get_close_matches(first, _names(config), 1)
@@ -103,7 +108,11 @@ def replace_at(config: Any, name: str, value: Any) -> Any:
         inner = getattr(config, first)
         if not is_config(inner):
             raise ConfigError(f"{name}: {first} is {inner!r}, which has no {rest!r}; set it first")
-        value = replace_at(inner, rest, value)
+        return replace(config, **{first: _replace(inner, rest, value, whole)})
+    kind = kinds_of(type(config))[first]
+    if kind is not Any and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    check_value(kind, value, whole)
     return replace(config, **{first: value})
 
 
@@ -148,45 +157,7 @@ def _read(config: Any, name: str, text: str) -> Any:
         config = getattr(config, parent, None)
     if not is_config(config) or last not in _names(config):
         return text  # replace_at says what is wrong.
-    kind = typing.get_type_hints(type(config))[last]
-    for choice in typing.get_args(kind) if _is_union(kind) else (kind,):
-        try:
-            return _convert(choice, text)
-        except ValueError:
-            continue
-    raise ConfigError(f"{name}={text}: is no {getattr(kind, '__name__', kind)}")
-
-
-def _convert(kind: Any, text: str) -> Any:
-    if kind is type(None):
-        if text.lower() in ("none", "null"):
-            return None
-        raise ValueError
-    if kind is bool:
-        return {"true": True, "false": False}[text.lower()] if text.lower() in _BOOLS else _no()
-    if kind in (int, float):
-        return kind(text.replace("_", ""))
-    if typing.get_origin(kind) is typing.Literal:
-        return text if text in typing.get_args(kind) else _no()
-    origin = typing.get_origin(kind) or kind
-    if origin in (tuple, list, Sequence):
-        (inner, *_) = typing.get_args(kind) or (str,)
-        parts = [part.strip(" '\"") for part in text.strip("[]()").split(",")]
-        return tuple(_convert(inner, part) for part in parts if part)
-    if kind is str and text.lower() not in ("none", "null"):
-        return text
-    return _no()
-
-
-_BOOLS = ("true", "false")
-
-
-def _no() -> Any:
-    raise ValueError
-
-
-def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return read_text(kinds_of(type(config))[last], text, name)
 
 
 def is_config(value: Any) -> bool:

@@ -11,6 +11,7 @@ from .models import NevaModel
 from .optimizer import OptimizerSettings
 from .parallel_config import ComputeConfig, ParallelConfig
 from .schedule import CosineAnnealing
+from .values import check_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +38,15 @@ class TrainerSettings:
         for name in ("max_steps", "log_every_n_steps", "num_nodes", "devices"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"trainer: {name}={getattr(self, name)}: must be 1 or more")
-        if self.val_check_interval < 0 or (self.limit_val_batches or 1) < 1:
+        if self.val_check_interval < 0:
             raise ConfigError(
-                f"trainer: val_check_interval={self.val_check_interval}, limit_val_batches="
-                f"{self.limit_val_batches}: must not be negative, and None is the whole split"
+                f"trainer: val_check_interval={self.val_check_interval}: must be 1 or more, or 0 "
+                "for no validation"
+            )
+        if self.limit_val_batches is not None and self.limit_val_batches < 1:
+            raise ConfigError(
+                f"trainer: limit_val_batches={self.limit_val_batches}: must be 1 or more; None is "
+                "the whole split, and val_check_interval=0 is no validation"
             )
 
     @property
@@ -115,3 +121,7 @@ class Recipe:
     the weights that the run starts from unless given."""
     seed: int = 1234
     """Of weights and dropout; the data module has its own."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that their fields cannot have, at any depth."""
+        check_values(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from ...errors import ConfigError
 from ...loaders import MockDataModule
@@ -54,10 +54,7 @@ def finetune(
     Raises:
         ConfigError: there is no such scheme.
     """
-    scheme = (peft_scheme or "none").lower()
-    if scheme not in ("lora", "none"):
-        raise ConfigError(f"peft_scheme={peft_scheme!r}: use 'lora' or 'none'")
-    lora = scheme == "lora"
+    lora = has_adapters(peft_scheme)
     peft = LoRA(target_modules=LANGUAGE_LAYERS, freeze_vision_model=False) if lora else None
     # LLaVA keeps its vision encoder as it is when the language model is trained.
     config = replace(config, freeze_vision_model=not lora)
@@ -120,6 +117,18 @@ def pretrain(
     )
 
 
+def has_adapters(peft_scheme: str | None) -> bool:
+    """Whether a scheme is LoRA; None is `none`.
+
+    Raises:
+        ConfigError: there is no such scheme.
+    """
+    scheme = str(peft_scheme).lower()
+    if scheme not in get_args(PeftScheme):
+        raise ConfigError(f"peft_scheme={peft_scheme!r}: use 'lora' or 'none'")
+    return scheme == "lora"
+
+
 def _trainer(num_nodes: int, devices: int, tensor_parallel: int) -> TrainerSettings:
     return TrainerSettings(
         num_nodes=num_nodes,
@@ -151,7 +160,7 @@ def _recipe(
         Recipe(
             model=LlavaModel(config),
             data=data,
-            log=LogSettings(dir=dir, name=name),
+            log=LogSettings(dir=str(dir), name=name),
             trainer=trainer,
             optim=OptimizerSettings(
                 lr=lr,

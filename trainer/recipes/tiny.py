@@ -22,7 +22,7 @@ from ..recipe import (
 )
 from ..schedule import CosineAnnealing
 from ..vision_config import VisionConfig
-from .stages import LANGUAGE_LAYERS
+from .stages import LANGUAGE_LAYERS, has_adapters
 
 EMBEDDINGS = 36
 """Of a picture of 48 x 48 pixels in patches of 8 x 8."""
@@ -45,14 +45,17 @@ def finetune_recipe(
         num_gpus_per_node: processes on each.
         peft_scheme: `lora` or `none`.
         restore: checkpoint to start from; None for random weights.
+
+    Raises:
+        ConfigError: there is no such scheme.
     """
-    lora = (peft_scheme or "none").lower() == "lora"
+    lora = has_adapters(peft_scheme)
     return Editable(
         Recipe(
             model=NevaModel(model_config()),
             data=mock_data(),
             log=LogSettings(
-                dir=dir,
+                dir=str(dir),
                 name=name,
                 ckpt=CheckpointSettings(every_n_train_steps=500, keep_last=2),
             ),
