@@ -7,7 +7,6 @@ what stands between the marks is trained.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -157,7 +156,8 @@ def compile_template(source: str, trusted: bool = False) -> Template:
 def marks_generation(source: str) -> bool:
     """Whether a template has `{% generation %}` blocks."""
     _check_length(source)
-    return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", source) is not None
+    names = _unmetered().parse(source).find_all(nodes.Name)
+    return any(name.name == OPEN_NAME for name in names)
 
 
 @lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ import pytest
 
 from neva_prep.errors import TemplateError
 from neva_prep.templates import ConversationTemplate
+from neva_prep.templates.sandbox import marks_generation
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
 BODY = (
@@ -74,3 +75,23 @@ def test_a_generation_block_inside_a_macro_is_found_where_its_text_ends_up() -> 
     rendered = ConversationTemplate("macro", source).render(MESSAGES)
     assert rendered.text == "hi<yo>"
     assert rendered.trained_texts == ["yo"]
+
+
+@pytest.mark.parametrize(
+    "mention",
+    [
+        "{# mark with {% generation %} #}",
+        "{% raw %}{% generation %}{% endraw %}",
+        "{{ '{% generation %}' }}",
+        "{#- {%- generation -%} -#}",
+    ],
+)
+def test_what_only_mentions_a_generation_block_has_none(mention: str) -> None:
+    source = mention + "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+    rendered = ConversationTemplate("mention", source, stop_string="</s>").render(MESSAGES)
+    assert rendered.trained_texts == ["yo</s>"]
+
+
+def test_a_generation_block_is_found_however_it_is_written() -> None:
+    for tag in ("{%generation%}", "{%-\n generation -%}", "{%+ generation %}"):
+        assert marks_generation(tag + "x{% endgeneration %}")
