@@ -137,7 +137,9 @@ def _sandbox() -> Sandbox:
 @lru_cache(maxsize=1)
 def _unmetered() -> ImmutableSandboxedEnvironment:
     """The same dialect without a budget, for the templates of the library."""
-    return ImmutableSandboxedEnvironment(**_DIALECT)
+    environment = ImmutableSandboxedEnvironment(**_DIALECT)
+    environment.filters["tojson"] = to_json
+    return environment
 
 
 @lru_cache(maxsize=256)

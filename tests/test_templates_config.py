@@ -1,5 +1,6 @@
 """Which template a conversation gets, and every dialect of messages."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -138,6 +139,16 @@ def test_tool_calls_and_results_are_messages() -> None:
     plain = get_template("v1").render(messages)
     assert plain.trained_texts == [' {"name": "add", "arguments": {"a": 1}}</s>', " Two.</s>"]
     assert "USER: 2 ASSISTANT:" in plain.text
+
+
+@pytest.mark.parametrize("arguments", ['{"z": "<b> é & \'", "a": 1700000000000}', '{"é": "</s>"}'])
+def test_tool_calls_keep_their_order_and_letters(arguments: str) -> None:
+    call = {"function": {"name": "f", "arguments": json.loads(arguments)}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    assert arguments in get_template("qwen2_5").render(messages).text
 
 
 def test_a_template_of_a_vision_model_gets_parts() -> None:
