@@ -13,6 +13,7 @@ from ..loaders.ranks import check_batch_sizes, check_samples, check_shards, spli
 from ..loaders.remote import is_remote, name_of
 from ..loaders.remote_cache import cached_dataset
 from ..loaders.remote_shard import shard_size
+from .blend_folder import refuse_blend
 
 SCHEMA_VERSION = 1
 
@@ -74,6 +75,7 @@ def plan_reading(
         raise ConfigError(f"--gpus {ranks} --workers {workers}: give 1 or more, and 0 or more")
     folder = cached_dataset(dataset) if is_remote(dataset) else Path(dataset)
     name = name_of(dataset)
+    refuse_blend(folder)
     trusted, _ = check_typed_dataset(folder)
     if split not in trusted.splits:
         raise ConfigError(f"{name}: has no split {split!r}, only {', '.join(trusted.splits)}")

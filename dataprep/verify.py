@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ShardError
 from ..loaders.format import QUARANTINE_FILE, Manifest, read_manifest
-from ..loaders.remote import name_of
+from ..loaders.remote import is_remote, name_of
+from .blend_folder import datasets_in, is_blend
 from .verify_metadata import (
     check_files,
     check_index,
@@ -86,7 +87,8 @@ def verify(
     """Re-read everything in a dataset and hold it against its index and its manifest.
 
     Each shard is read once: its hash, every tar header, every record, every image header. Images
-    are decoded only in a shard whose hash has changed, to say which of them is damaged.
+    are decoded only in a shard whose hash has changed, to say which of them is damaged. Of a blend
+    every dataset is read that lies in its folder.
 
     Args:
         path: what `neva-prep convert` wrote: a folder, or an address.
@@ -102,8 +104,39 @@ def verify(
     if workers < 1:
         raise ConfigError(f"--workers {workers}: must be 1 or more")
     name = name_of(path)
+    if not is_remote(path) and is_blend(Path(path)):
+        return _verify_blend(Path(path), workers, progress, max_findings)
     with at_hand(path) as (dataset, verify_one):
         return _verify(name, dataset, verify_one, workers, progress, max_findings)
+
+
+def _verify_blend(
+    folder: Path, workers: int, progress: Progress | None, max_findings: int
+) -> VerifyReport:
+    """The datasets of a blend one after the other, as one report; the progress is each one's."""
+    reports: list[VerifyReport] = []
+    findings: list[Finding] = []
+    unread = 0
+    for dataset in datasets_in(folder):
+        name = dataset.relative_to(folder)
+        try:
+            report = verify(dataset, workers=workers, progress=progress, max_findings=max_findings)
+        except ShardError as error:
+            unread += 1
+            findings.append(Finding(file=str(name), what=str(error), fix="convert it again"))
+            continue
+        reports.append(report)
+        findings += [replace(found, file=str(name / found.file)) for found in report.findings]
+    return VerifyReport(
+        path=str(folder),
+        shards=sum(report.shards for report in reports),
+        samples=sum(report.samples for report in reports),
+        images=sum(report.images for report in reports),
+        turns=sum(report.turns for report in reports),
+        bytes=sum(report.bytes for report in reports),
+        findings=tuple(findings[:max_findings]),
+        found=sum(report.found for report in reports) + unread,
+    )
 
 
 def _verify(

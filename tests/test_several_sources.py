@@ -261,3 +261,57 @@ def test_a_dry_run_writes_nothing_and_quarantine_sets_the_exit_code(tmp_path: Pa
     assert done.returncode == 4 and not (tmp_path / "out").exists()
     assert json.loads(done.stdout)["metadataset"] is None
     assert run_cli(*command).returncode == 4
+
+
+def test_verify_reads_every_dataset_of_a_blend(tmp_path: Path) -> None:
+    assert run_cli(*arguments(tmp_path)).returncode == 0
+    out = tmp_path / "out"
+    done = run_cli("verify", out, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["samples"], report["shards"], report["is_whole"]) == (80, 2, True)
+    (shard,) = (out / "source-2").glob("*.tar")
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    found = verify(out)
+    assert not found.is_whole and found.findings[0].file == f"source-2/{shard.name}"
+    (out / "source" / "neva-prep.json").unlink()
+    found = verify(out)
+    assert "no neva-prep.json here" in found.findings[0].what and found.found >= 2
+
+
+def test_verify_stays_in_the_folder_of_a_blend(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (out / "link").symlink_to(tmp_path / "elsewhere")
+    for path, message in (
+        ("../elsewhere", "lies outside the folder"),
+        (str(tmp_path / "elsewhere"), "lies outside the folder"),
+        ("./link", "lies outside the folder"),
+        ("./gone", "is not there"),
+    ):
+        blend = {"splits": {"train": {"blend": [{"path": path, "weight": 1.0}]}}}
+        (out / "metadataset.yaml").write_text(yaml.safe_dump(blend))
+        with pytest.raises(ShardError, match=message):
+            verify(out)
+    (out / "metadataset.yaml").write_text("- 1\n")
+    with pytest.raises(ShardError, match="names no datasets"):
+        verify(out)
+
+
+def test_tools_for_one_dataset_name_those_of_a_blend(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("a", "b"):
+        (out / name).mkdir(parents=True)
+    blend = {"splits": {"train": {"blend": [{"path": f"./{name}"} for name in "ab"]}}}
+    (out / "metadataset.yaml").write_text(yaml.safe_dump(blend))
+    for command in (
+        ["inspect", out],
+        ["stats", out],
+        ["plan", out, "--gpus", "1"],
+        ["diff", out, out / "a"],
+        ["trace", out, "1"],
+    ):
+        done = run_cli(*command)
+        assert done.returncode == 2, done.stderr
+        assert f"give one of them: {out}/a, {out}/b" in done.stderr

@@ -20,6 +20,7 @@ from ...loaders.remote import is_remote, name_of
 from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import ShardReader
+from ..blend_folder import refuse_blend
 from ..folder import ImageFolder
 from ..image import read_header
 from ..look.source import Records
@@ -106,6 +107,7 @@ def open_side(given: str | os.PathLike[str], images: Path | None) -> Side:
         return DatasetSide(cached_dataset(given, with_index=True), name_of(given))
     path = Path(given)
     if path.is_dir():
+        refuse_blend(path)
         return DatasetSide(path, name_of(path))
     return SourceSide(path, ImageFolder(str(images or path.parent)))
 

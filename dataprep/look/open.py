@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ...loaders.format import QUARANTINE_FILE
 from ...loaders.remote import is_remote
 from ...loaders.remote_cache import cached_dataset
+from ..blend_folder import refuse_blend
 from .view import RecordView, SampleView
 
 
@@ -98,7 +99,8 @@ def open_looked(
         split: of a dataset, to look at no other.
 
     Raises:
-        ConfigError: the split or the image folder is not there, or cannot be given for this.
+        ConfigError: the split or the image folder is not there, or cannot be given for this; or
+            the folder holds a blend of several datasets.
         RecordError: the file is no list of records.
         ShardError: the dataset is missing or damaged.
         UntrustedDatasetError: the dataset asks for code to be run.
@@ -111,6 +113,7 @@ def open_looked(
     if is_remote(place):
         return LookedDataset(cached_dataset(place, with_index=True), split=split)
     if place.is_dir():
+        refuse_blend(place)
         return LookedDataset(place, split=split)
     if place.name == QUARANTINE_FILE:
         return LookedQuarantine(place)

@@ -20,6 +20,7 @@ from ...loaders.remote import is_remote, name_of, open_place
 from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import shard_size
 from ...loaders.trust import TrustedDataset
+from ..blend_folder import refuse_blend
 from ..quarantine import read_quarantine
 from ..readers.open import look_into
 from ..source import Source
@@ -145,6 +146,7 @@ def _open(
         return _Job(origin=origin, tokenizing=tokenizing, source=source, folder=folder)
     if images is not None:
         raise ConfigError(f"--images {images}: {path} is a dataset, which has its images in it")
+    refuse_blend(path)
     dataset, _ = check_typed_dataset(path)
     return _Job(origin=_dataset_origin(dataset, split), tokenizing=tokenizing, dataset=dataset)
 
