@@ -26,7 +26,7 @@ from fit_help import (
 from neva_prep.cli import root
 from neva_prep.errors import ConfigError
 from neva_prep.trainer import fit
-from neva_prep.trainer.checkpoint import checkpoints_of
+from neva_prep.trainer.checkpoint import MARKER, checkpoint_path, checkpoints_of, prune
 from neva_prep.trainer.logs import RunLog, StepRow, read_log
 
 
@@ -212,6 +212,46 @@ def test_resuming_can_be_turned_off(folder: Path, whole: Job) -> None:
     assert report.step == 2
     assert [row["step"] for row in read_log(folder / "fresh")] == [1, 2]
     assert losses(fresh) == losses(whole)[:2]
+
+
+def test_a_run_that_begins_anew_sets_the_earlier_one_aside(
+    folder: Path, whole: Job, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = folder / "anew"
+    anew = copy_until(whole, "anew", 6, resume__resume_if_exists=False, trainer__max_steps=2)
+    anew["changes"]["log.ckpt.keep_last"] = 1
+    # It begins with the weights and the tokenizer of the run that it sets aside.
+    anew["changes"]["resume.restore_config.path"] = str(run)
+    words = "context/hf/tokenizer_config.json"
+    (run / "checkpoints/step-00000006" / words).write_text('{"of": "it"}')
+    report = run_here(anew)
+    assert report.checkpoint == run / "checkpoints/step-00000002"
+    assert (report.checkpoint / words).read_text() == '{"of": "it"}'
+    assert checkpoints_of(run) == [report.checkpoint]
+    assert losses(anew)[0] < losses(whole)[0] - 0.05
+    assert [path.name for path in checkpoints_of(run / "earlier-1")] == ["step-00000006"]
+    assert [row["step"] for row in read_log(run / "earlier-1")] == [1, 2, 3, 4, 5, 6]
+    assert f"the run that was there is in {run / 'earlier-1'} now" in capfd.readouterr().err
+    # Once more, and what is gone on from is the last one.
+    run_here(anew | {"changes": anew["changes"] | {"resume.restore_config.path": None}})
+    assert [path.name for path in checkpoints_of(run / "earlier-2")] == ["step-00000002"]
+    again = anew | {"changes": anew["changes"] | {"resume.resume_if_exists": True}}
+    again["changes"]["trainer.max_steps"] = 3
+    assert run_here(again).checkpoint.name == "step-00000003"
+    assert losses(anew)[:2] == losses(whole)[:2]
+
+
+def test_what_was_just_written_is_never_deleted(tmp_path: Path) -> None:
+    for step in (1, 2, 7, 9):
+        path = checkpoint_path(tmp_path, step)
+        path.mkdir(parents=True)
+        (path / MARKER).write_text("{}")
+    prune(tmp_path, checkpoint_path(tmp_path, 2), keep_last=2)
+    assert [path.name[-1] for path in checkpoints_of(tmp_path)] == ["2", "9"]
+    prune(tmp_path, checkpoint_path(tmp_path, 2), keep_last=5)
+    assert [path.name[-1] for path in checkpoints_of(tmp_path)] == ["2", "9"]
+    prune(tmp_path, checkpoint_path(tmp_path, 2), keep_last=1)
+    assert [path.name[-1] for path in checkpoints_of(tmp_path)] == ["2"]
 
 
 def test_weights_alone_start_another_run(folder: Path, whole: Job) -> None:

@@ -16,6 +16,7 @@ import re
 import shutil
 import warnings
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import torch
 from ..errors import ConfigError
 from .build import Training, whole_weights
 from .config_file import write_config
+from .logs import BOARD_FOLDER, LOG_FILE
 from .optimizer_state import load_optimizer, sharded_optimizer, sharded_weights
 from .save_async import Writer
 from .saved import lora_path
@@ -31,14 +33,38 @@ from .share import reads_data
 from .weights import config_path, hf_files, load_weights, weights_folder
 
 MARKER = "training.json"
+_FOLDER = "checkpoints"
 _VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
 
 
 def checkpoints_of(run: Path) -> list[Path]:
     """Whole checkpoints of a run, the oldest first."""
-    found = [path for path in run.glob("checkpoints/step-*") if _NAME.fullmatch(path.name)]
+    found = [path for path in (run / _FOLDER).glob("step-*") if _NAME.fullmatch(path.name)]
     return sorted(path for path in found if (path / MARKER).is_file())
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where a run's checkpoint of a step is."""
+    return run / _FOLDER / f"step-{step:08d}"
+
+
+def set_aside(run: Path) -> Path | None:
+    """Move a run that is not gone on with out of the way of one that begins in its folder.
+
+    Returns:
+        The folder in the run's, where it is a run as before; None where nothing had been saved.
+    """
+    if not checkpoints_of(run):
+        return None
+    numbers = (number for number in count(1) if not (run / f"earlier-{number}").exists())
+    aside = run / f"earlier-{next(numbers)}"
+    aside.mkdir()
+    # The checkpoints go last: until then all of it is moved again, next time.
+    for name in (LOG_FILE, BOARD_FOLDER, _FOLDER):
+        if (run / name).exists():
+            (run / name).rename(aside / name)
+    return aside
 
 
 def save_checkpoint(
@@ -65,7 +91,7 @@ def save_checkpoint(
         facts: put into training.json.
     """
     writer.finish()
-    target = run / "checkpoints" / f"step-{step:08d}"
+    target = checkpoint_path(run, step)
     part = target.with_name(target.name + ".tmp")
     if _first():
         shutil.rmtree(part, ignore_errors=True)
@@ -87,7 +113,7 @@ def save_checkpoint(
                 (part / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
                 shutil.rmtree(target, ignore_errors=True)
                 part.rename(target)
-                _prune(run, keep_last)
+                prune(run, target, keep_last)
             # The other ranks may look for it from here on.
             torch.distributed.barrier()
 
@@ -208,9 +234,11 @@ def _write_context(training: Training, part: Path, files: Path | None, data: Any
         tokenizer.save_pretrained(hf_files(part))
 
 
-def _prune(run: Path, keep_last: int) -> None:
+def prune(run: Path, written: Path, keep_last: int) -> None:
+    """Delete the oldest checkpoints, but never the one just written, whatever steps others have."""
+    others = [path for path in checkpoints_of(run) if path != written]
     if keep_last:
-        for old in checkpoints_of(run)[:-keep_last]:
+        for old in others[: max(len(others) - keep_last + 1, 0)]:
             # The marker goes first, so that what is half deleted is no checkpoint.
             (old / MARKER).unlink()
             shutil.rmtree(old)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 LOG_FILE = "train.jsonl"
+BOARD_FOLDER = "tensorboard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ class RunLog:
             run.mkdir(parents=True, exist_ok=True)
             cut_log(run / LOG_FILE, from_step)
             self._file = (run / LOG_FILE).open("a", encoding="utf-8")
-            self._board = _open_board(run / "tensorboard", from_step)
+            self._board = _open_board(run / BOARD_FOLDER, from_step)
 
     def say(self, text: str) -> None:
         """A line on the terminal."""

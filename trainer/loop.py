@@ -9,7 +9,7 @@ import gc
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,13 @@ import torch
 
 from .build import Training, build_training
 from .check import effective
-from .checkpoint import checkpoints_of, layout_of, load_checkpoint, save_checkpoint
+from .checkpoint import (
+    checkpoint_path,
+    layout_of,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside,
+)
 from .editable import Editable, describe, finished
 from .flops import peak_flops, step_flops
 from .hf_config import resolve
@@ -93,6 +99,8 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
     if start.checkpoint is not None:
         step = int(load_checkpoint(training, recipe.data, start.checkpoint)["step"])
     run = run_folder(recipe)
+    # Only now: the weights may be those of a checkpoint that is set aside.
+    earlier = None if start.checkpoint is not None else _set_aside(run)
     log = RunLog(
         run,
         writes=torch.distributed.get_rank() == 0,
@@ -100,6 +108,9 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
         max_steps=recipe.trainer.max_steps,
         every=recipe.trainer.log_every_n_steps,
     )
+    if earlier is not None:
+        start = replace(start, files=start.files and _moved(start.files, run, earlier))
+        log.say(f"{run}: the run that was there is in {earlier} now, checkpoints and log")
     log.say(_opening(recipe, training, start))
     # Python's collector would look through all that libraries hold, 0.2 s at a time.
     gc.collect()
@@ -111,6 +122,21 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
     finally:
         writer.close()
         log.close()
+
+
+def _set_aside(run: Path) -> Path | None:
+    """Move an earlier run's files, on rank 0; all ranks get the folder."""
+    first = torch.distributed.get_rank() == 0
+    moved = [set_aside(run) if first else None]
+    torch.distributed.broadcast_object_list(moved)
+    return moved[0]
+
+
+def _moved(path: Path, run: Path, aside: Path) -> Path:
+    """Where a file of the run lies since it was set aside; another file's path as it is."""
+    inside = path.resolve()
+    folder = run.resolve()
+    return aside / inside.relative_to(folder) if inside.is_relative_to(folder) else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +178,9 @@ def _steps(run: _Run, step: int, stop: StopSignal) -> FitReport:
         _save(run, step)
     run.writer.finish()
     stopped = step < trainer.max_steps
-    found = checkpoints_of(run.folder)
-    run.log.say(f"{'stopped' if stopped else 'finished'} at step {step:,}; saved as {found[-1]}")
-    return FitReport(step=step, loss=loss, checkpoint=found[-1], stopped=stopped)
+    path = checkpoint_path(run.folder, step)
+    run.log.say(f"{'stopped' if stopped else 'finished'} at step {step:,}; saved as {path}")
+    return FitReport(step=step, loss=loss, checkpoint=path, stopped=stopped)
 
 
 def _step(run: _Run, step: int, watch: Watch | None) -> float:
