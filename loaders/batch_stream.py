@@ -122,6 +122,7 @@ class ValStream:
         new_counter: Callable[[], SkipCounter],
         num_batches: int | None,
         *,
+        ignore_index: int,
         start_method: StartMethod,
         pin_memory: bool,
     ) -> None:
@@ -132,6 +133,7 @@ class ValStream:
             build: gives the chain of datasets for a pass.
             new_counter: gives the counter for a pass.
             num_batches: of each rank; None for as many as there are, where there is one rank.
+            ignore_index: label where no loss is taken, in repeated batches.
             start_method: of worker processes.
             pin_memory: whether pixels come in pinned memory.
         """
@@ -139,6 +141,7 @@ class ValStream:
         self._build = build
         self._new_counter = new_counter
         self._num_batches = num_batches
+        self._ignore_index = ignore_index
         self._start_method = start_method
         self._pin_memory = pin_memory
         self._running: list[Batches] = []
@@ -183,7 +186,7 @@ class ValStream:
             self._running.remove(batches)
         while last is not None and given < (self._num_batches or 0):
             given += 1
-            yield without_labels(last)
+            yield without_labels(last, self._ignore_index)
 
     def close(self) -> None:
         """End the worker processes of passes that are not at their end."""
@@ -191,7 +194,7 @@ class ValStream:
             batches.close()
 
 
-def without_labels(batch: Batch, ignore_index: int = -100) -> Batch:
+def without_labels(batch: Batch, ignore_index: int) -> Batch:
     """The batch with nothing to learn from, and no keys: a step that keeps ranks in step."""
     blank = dict(batch)
     blank["labels"] = batch["labels"].new_full(batch["labels"].shape, ignore_index)

@@ -86,7 +86,16 @@ def read_configs(
     packing_buffer_size: int | None,
     seed: int,
 ) -> tuple[ReadConfig, ReadConfig]:
-    """The `read` and `read_val` of StreamSettings, from a data module's arguments."""
+    """The `read` and `read_val` of StreamSettings, from a data module's arguments.
+
+    Raises:
+        ConfigError: a buffer that holds nothing.
+    """
+    if packing_buffer_size is not None and packing_buffer_size < 1:
+        raise ConfigError(
+            f"packing_buffer_size={packing_buffer_size}: must be 1 or more; None for "
+            f"{DEFAULT_PACKING_BUFFER}"
+        )
     packing = packing_buffer_size or DEFAULT_PACKING_BUFFER
     read = ReadConfig(
         micro_batch_size=micro_batch_size,
@@ -262,6 +271,7 @@ class StreamDataModule:
             build,
             lambda: self._counter(blend, ranks),
             batches_of_rank(blend, settings.val_encoder, read, ranks),
+            ignore_index=settings.val_encoder.rules.config.ignore_place_holder,
             start_method=settings.start_method,
             pin_memory=settings.pin_memory,
         )

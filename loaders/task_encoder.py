@@ -31,6 +31,7 @@ from .carried_packing import CarriedPackingDataset
 from .collate import collate_pack, collate_padded
 from .config import MultiModalSampleConfig
 from .encoded import RowConfig
+from .encoder_settings import check_choices, check_packs
 from .encoders import TextRules
 from .pack import build_pack
 from .packer import Packer
@@ -112,10 +113,9 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             else make_pixel_reader(image_processor)
         )
         config = multimodal_sample_config or MultiModalSampleConfig()
-        if packed_sequence and packed_sequence_size < 1:
-            raise ConfigError(
-                f"packed_sequence_size={packed_sequence_size}: packs need a size; for example 4096"
-            )
+        check_choices(overflow=overflow, image_placement=image_placement, special_text=special_text)
+        if packed_sequence:
+            check_packs(packed_sequence_size, pack_alignment, pad_packs=pad_packs)
         limits = [
             limit for limit in (seq_length, packed_sequence and packed_sequence_size) if limit
         ]
