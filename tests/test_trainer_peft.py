@@ -20,6 +20,7 @@ from neva_prep.loaders.batch import Batch
 from neva_prep.trainer import expand_batch
 from neva_prep.trainer.adapter import write_adapter
 from neva_prep.trainer.adapter_read import read_adapter
+from neva_prep.trainer.hf_files import canonical
 from neva_prep.trainer.hf_write import write_hf_folder
 from neva_prep.trainer.lora import LoRA
 from neva_prep.trainer.merge import merge
@@ -90,6 +91,38 @@ def test_a_trained_projector_comes_with_its_adapters(base: Path, tmp_path: Path)
     again = build(LoRA(dim=4, target_modules=LANGUAGE)).chunks[0].eval()
     read_adapter([again], tmp_path)
     assert torch.equal(logits(again), logits(model))
+
+
+def test_a_trained_vision_encoder_comes_with_the_layers_behind_its_features(
+    base: Path, tmp_path: Path
+) -> None:
+    """PEFT takes all weights of a module that is saved, or refuses the adapter."""
+    from peft import PeftModel
+
+    lora = LoRA(dim=4, target_modules=LANGUAGE, freeze_vision_model=False)
+    training = build(lora)
+    train(training)
+    model = training.chunks[0].eval()
+    write_adapter([model], tmp_path / "made")
+    theirs = PeftModel.from_pretrained(load_base(base), tmp_path / "made")
+    assert_same(model, theirs)
+    again = build(LoRA(dim=4, target_modules=LANGUAGE)).chunks[0].eval()
+    read_adapter([again], tmp_path / "made")
+    assert torch.equal(logits(again), logits(model))
+
+    unused = {
+        canonical(name): torch.randn_like(weight)
+        for name, weight in load_file(base / "model.safetensors").items()
+        if "vision_model.encoder.layers.2." in name or "post_layernorm" in name
+    }
+    assert len(unused) == 18
+    save_file(unused | {"rotary.inv_freq": torch.ones(2)}, tmp_path / "unused.safetensors")
+    write_adapter([model], tmp_path / "kept", files=tmp_path)
+    weights = load_file(tmp_path / "kept" / "adapter_model.safetensors")
+    found = {canonical(name.removeprefix("base_model.model.")): w for name, w in weights.items()}
+    assert all(torch.equal(found[name], weight) for name, weight in unused.items())
+    assert "rotary.inv_freq" not in found
+    assert_same(model, PeftModel.from_pretrained(load_base(base), tmp_path / "kept"))
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from .config import NevaConfig
 from .hf_load import global_name
 from .hf_map import model_ties
+from .hf_write import UNUSED, unused_weights
 from .merge import adapted_layers
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -27,7 +29,12 @@ _PARTS = {"vision_model.": "vision_tower", "vision_projection.": "multi_modal_pr
 
 
 def write_adapter(
-    chunks: Sequence[Any], folder: Path, *, base_model: str | None = None, dropout: float = 0.0
+    chunks: Sequence[Any],
+    folder: Path,
+    *,
+    base_model: str | None = None,
+    dropout: float = 0.0,
+    files: Path | None = None,
 ) -> None:
     """Write the adapters of all ranks; all ranks call it, the first one writes.
 
@@ -39,6 +46,8 @@ def write_adapter(
         folder: made here.
         base_model: folder or name of the Hugging Face model that the adapters belong to.
         dropout: with which they were trained.
+        files: folder with the import's `unused.safetensors`: PEFT takes a vision encoder only with
+            the layers behind its features; without them they are zeros.
 
     Raises:
         ConfigError: there are no adapters, or what is trained beside them does not fit the format.
@@ -63,8 +72,23 @@ def write_adapter(
         for theirs, rows in zip(tie.theirs, tie.split(weight), strict=True):
             tensors[f"{BEFORE}model.{theirs}"] = rows.clone()
     saved = _saved_parts(beside, list(ranks))
+    if "vision_tower" in saved:
+        tensors |= _behind_features(chunks[0].neva, beside, files)
     if torch.distributed.get_rank() == 0:
         _write(folder, tensors, _settings(ranks, scales, saved, base_model, dropout))
+
+
+def _behind_features(
+    neva: NevaConfig, beside: dict[str, Tensor], files: Path | None
+) -> dict[str, Tensor]:
+    """The vision encoder's weights that our model has no use for, under PEFT's names."""
+    rest = unused_weights(neva, beside, None if files is None else files / UNUSED)
+    dtype = next(iter(beside.values())).dtype
+    return {
+        f"{BEFORE}model.{name}": weight.to(dtype)
+        for name, weight in rest.items()
+        if name.startswith("vision_tower.")
+    }
 
 
 def _of(ties: dict[str, Any], name: str) -> Any:

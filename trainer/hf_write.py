@@ -98,6 +98,23 @@ def split_weights(named: dict[str, Tensor], ties: list[Tie]) -> Iterator[tuple[s
             yield from zip(tie.theirs, tie.split(named[tie.ours]), strict=True)
 
 
+def unused_weights(
+    neva: NevaConfig, named: dict[str, Tensor], unused: Path | None
+) -> dict[str, Tensor]:
+    """What Hugging Face's model has and ours lacks, under canonical names.
+
+    Args:
+        neva: the model.
+        named: its weights, those of the vision encoder at least.
+        unused: the import's `unused.safetensors`; where there is none, layers of zeros are made.
+    """
+    if unused is None or not unused.is_file():
+        return _fillers(neva, named)
+    from safetensors.torch import load_file
+
+    return load_file(unused)
+
+
 def _all_weights(
     model: Any, unused: Path | None, settings: dict[str, Any]
 ) -> Iterator[tuple[str, Tensor]]:
@@ -105,12 +122,7 @@ def _all_weights(
     assert neva.vision_shape is not None
     family = neva.vision_shape.family
     named = {name: weight.detach() for name, weight in model.named_parameters()}
-    if unused is not None and unused.is_file():
-        from safetensors.torch import load_file
-
-        rest = load_file(unused)
-    else:
-        rest = _fillers(neva, named)
+    rest = unused_weights(neva, named, unused)
     if family == "siglip":
         settings["vision_config"]["vision_use_head"] = "vision_tower.head.probe" in rest
     for name, tensor in split_weights(named, model_ties(neva)):
