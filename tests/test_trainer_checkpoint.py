@@ -138,6 +138,18 @@ def test_saving_in_the_background_saves_the_same(folder: Path, whole: Job) -> No
     assert rows(again) == rows(whole)
 
 
+def test_a_rank_that_fails_while_another_writes_ends_the_run(folder: Path) -> None:
+    """The others wait for its gradients: closing the writer, they would wait for each other."""
+    broken = job(folder, "broken", log__ckpt__async_save=True, trainer__max_steps=100)
+    processes = start_ranks_elsewhere([broken | {"fail_at": 4}], ranks=2)
+    try:
+        assert [process.wait(timeout=90) for process in processes] == [1, 1]
+    finally:
+        for process in processes:
+            process.kill()
+    assert "source.json:17: is broken" in (folder / "broken-rank-1.txt").read_text()
+
+
 def test_bfloat16_goes_on_from_its_float32_weights(folder: Path) -> None:
     short = job(folder, "bf16", trainer__compute__precision="bf16")
     run_here(short)

@@ -118,9 +118,13 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
     writer = Writer(in_background=recipe.log.ckpt.async_save)
     profile = _profile(recipe, training, run, step)
     try:
-        return _steps(_Run(recipe, training, start, run, log, writer, profile), step, stop)
-    finally:
+        report = _steps(_Run(recipe, training, start, run, log, writer, profile), step, stop)
         writer.close()
+        return report
+    except BaseException:
+        writer.abandon()
+        raise
+    finally:
         log.close()
 
 

@@ -68,11 +68,23 @@ class Writer:
             self._end()
 
     def close(self) -> None:
-        """Finish, and end the writing process."""
+        """Finish, and end the writing process; all ranks call it."""
         self.finish()
         if self._queue is not None:
             self._queue.close()
             self._queue = None
+
+    def abandon(self) -> None:
+        """End the writing process of this rank; what it wrote never becomes a checkpoint.
+
+        It asks nothing of other ranks, which may wait in another place for one that fails.
+        """
+        queue, self._queue, self._commit = self._queue, None, None
+        for call in queue.async_calls if queue is not None else ():
+            process = getattr(call.async_caller, "process", None)
+            if process is not None:
+                process.kill()
+                process.join()
 
     def _end(self) -> None:
         if self._commit is not None and not self._queue.get_num_unfinalized_calls():
