@@ -44,6 +44,8 @@ Exit codes: 0 nothing wrong (with --fix: in what was written), 2 usage,
 @click.option(
     "--pixel-limit", default=89_478_485, show_default=True, help="Most pixels of an image."
 )
+@click.option("--columns", metavar="FIELD=COLUMN,...", help="Of a table; as convert takes them.")
+@click.option("--annotations", type=click.Path(), help="Of VQAv2; as convert takes them.")
 @click.option("--limit", type=int, help="Only the first so many records; not with --fix.")
 @click.option(
     "--workers", type=int, default=os.cpu_count() or 1, help="Processes.  [default: all cores]"
@@ -59,6 +61,8 @@ def doctor(
     overwrite: bool,
     check: str,
     pixel_limit: int,
+    columns: str | None,
+    annotations: str | None,
     limit: int | None,
     workers: int,
     as_json: bool,
@@ -70,7 +74,7 @@ def doctor(
     """
     from rich.console import Console
 
-    from ..options import ConvertOptions
+    from ..options import ConvertOptions, parse_columns
     from ..progress import ProgressBar, stderr_console
     from .doctor import doctor as run
     from .show import show_doctor
@@ -80,6 +84,8 @@ def doctor(
     options = ConvertOptions(
         check=check,  # type: ignore[arg-type]  # One of the choices.
         pixel_limit=pixel_limit,
+        annotations=annotations,
+        columns={} if columns is None else parse_columns(columns),
         limit=limit,
         workers=workers,
         dry_run=True,
@@ -87,7 +93,7 @@ def doctor(
     with ProgressBar(stderr_console(), dry_run=True) as bar:
         report = run(
             source,
-            images or source.parent,
+            images,
             options,
             fix=fix,
             overwrite=overwrite,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,13 +15,14 @@ from ...errors import RecordError
 from ..folder import ImageFolder
 from ..options import ConvertOptions
 from ..quarantine import Rejected
-from ..readers.open import CONTAINERS
 from ..readers.open_json import open_json
 from ..readers.recognize import recognize
 from ..readers.record import load_json
 from ..source import Span
+from ..sources import Part, read_meta
 from ..watch import Watch
 from .advice import advise
+from .container import judge_container, refuse_fix
 from .dry_run import DryRun, dry_run
 from .edits import EDITS
 from .fault import every_image_path, is_found
@@ -29,14 +31,14 @@ from .find_images import ImageFinder
 from .fix import FixWriter, open_fix
 from .image_roots import MAX_PATHS, guess_roots
 from .repair import Repair, Repairer
-from .report import ADVICE_PER_REASON, EXAMPLES_PER_REASON, DoctorReport, Example, Fault, Fixed
+from .report import ADVICE_PER_REASON, DoctorReport, Fault, Fixed
 
 _PROGRESS_EVERY = 256
 
 
 def doctor(
     source: str | os.PathLike[str],
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
     options: ConvertOptions | None = None,
     *,
     fix: Path | None = None,
@@ -48,7 +50,8 @@ def doctor(
 
     Args:
         source: any file or folder.
-        images: folder that the records' image paths are relative to.
+        images: folder that the records' image paths are relative to; None for where the source has
+            them, which of JSON is its folder.
         options: of the conversion that is planned; nothing is converted.
         fix: file for the repaired source; beside it `<fix>.diff` says what changed.
         overwrite: whether both may replace what is there. The source itself is never replaced.
@@ -59,15 +62,25 @@ def doctor(
         The report; of a source that cannot be read it says what it is and why.
 
     Raises:
-        ConfigError: no such image folder, or a `fix` that may not be written.
+        ConfigError: no such image folder, or a `fix` that may not be written or is of no JSON.
         ShardError: the disk refuses.
     """
     options = replace(options or ConvertOptions(), dry_run=True, placeholder="reject")
-    watch, path, folder = watch or Watch(), Path(source), ImageFolder(os.fspath(images))
-    report = DoctorReport(source=os.fspath(source), images=os.fspath(images), form=recognize(path))
+    watch, path = watch or Watch(), Path(source)
+    lying = os.fspath(path.parent if images is None else images)
+    report = DoctorReport(source=os.fspath(source), images=lying, form=recognize(path))
     try:
-        if report.form.name in CONTAINERS:
-            raise RecordError(f"{path}: doctor looks closely at JSON alone, but convert reads it")
+        if not report.is_json:
+            refuse_fix(report, fix)
+            judge_container(report, images, options, watch)
+            report.ways_out = list(_ways_out(report))
+            return report
+        if meta := read_meta(path):
+            refuse_fix(report, fix)
+            report.sources = [os.fspath(part.source) for part in meta]
+            report.ways_out = [_look_at(part) for part in meta]
+            return report
+        folder = ImageFolder(lying)
         if path.is_dir():
             raise RecordError(f"{path}: is a folder; give the file of the conversations")
         opened = open_json(path)
@@ -75,7 +88,7 @@ def doctor(
             # Before the work: what may not be written is told at once.
             writer = stack.enter_context(open_fix(opened, fix, overwrite)) if fix else None
             run = stack.enter_context(dry_run(opened, folder, options, watch))
-            _take_over(run, report)
+            report.take_over(run.report)
             finder = _survey(run, report, folder)
             repairer = Repairer(
                 read=opened.reader(),
@@ -96,13 +109,6 @@ def doctor(
         _prove(report.fixed, opened.form, folder, options, watch)
     report.ways_out = list(_ways_out(report))
     return report
-
-
-def _take_over(run: DryRun, report: DoctorReport) -> None:
-    report.records = run.report.records
-    report.repairs = run.report.repairs
-    report.warnings = run.report.warnings
-    report.warning_examples = run.report.warning_examples
 
 
 def _survey(run: DryRun, report: DoctorReport, folder: ImageFolder) -> ImageFinder:
@@ -173,19 +179,7 @@ def _examine(
 
 
 def _count(report: DoctorReport, rejected: Rejected, repair: Repair, repairer: Repairer) -> None:
-    fault = report.fault(rejected.reason)
-    report.wrong += 1
-    fault.records += 1
-    if len(fault.examples) < EXAMPLES_PER_REASON:
-        fault.examples.append(
-            Example(
-                index=rejected.index,
-                line=rejected.line,
-                byte=rejected.byte,
-                id=rejected.id,
-                message=rejected.message,
-            )
-        )
+    fault = report.count(rejected)
     for other in {found.reason for found in repair.faults} - {rejected.reason}:
         report.behind[other] = report.behind.get(other, 0) + 1
     if repair.is_whole:
@@ -205,6 +199,11 @@ def _advise(fault: Fault, *texts: str) -> None:
     for text in filter(None, texts):
         if text in fault.advice or len(fault.advice) < ADVICE_PER_REASON:
             fault.advice[text] = fault.advice.get(text, 0) + 1
+
+
+def _look_at(part: Part) -> str:
+    images = "" if part.images is None else f" --images {shlex.quote(part.images)}"
+    return f"neva-prep doctor {shlex.quote(os.fspath(part.source))}{images}"
 
 
 def _ways_out(report: DoctorReport) -> Iterator[str]:

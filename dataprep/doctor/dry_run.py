@@ -51,6 +51,8 @@ def dry_run(
     """
     with workplace(Path("dry-run"), options) as journal:
         assert journal is not None
+        # Where the indexes of archives go, as in prepare.
+        journal.work.mkdir(exist_ok=True)
         watch.begin("plan", None)
         plan = make_plan(
             source,

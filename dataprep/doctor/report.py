@@ -6,8 +6,11 @@ from typing import Any
 
 import msgspec
 
+from ..quarantine import Rejected
+from ..readers.open import CONTAINERS
 from ..readers.recognize import Recognized
 from ..reasons import REJECTIONS
+from ..report import ConvertReport
 from .image_roots import Guess
 
 SCHEMA_VERSION = 1
@@ -69,6 +72,8 @@ class DoctorReport(msgspec.Struct, kw_only=True):
     """Why not."""
     ways_out: list[str] = []
     """Of the source as a whole, of --images, and options of convert that help."""
+    sources: list[str] = []
+    """Of a meta file those that it names; nothing of them is looked at."""
     records: int = 0
     wrong: int = 0
     """Records that convert would reject."""
@@ -89,6 +94,11 @@ class DoctorReport(msgspec.Struct, kw_only=True):
     fixed: Fixed | None = None
 
     @property
+    def is_json(self) -> bool:
+        """Whether it is made of JSON records, which --fix can repair."""
+        return self.form.name not in CONTAINERS
+
+    @property
     def exit_code(self) -> int:
         """0 nothing wrong (with --fix: in what was written), 3 unreadable, 4 records are wrong."""
         if not self.readable:
@@ -99,6 +109,30 @@ class DoctorReport(msgspec.Struct, kw_only=True):
         """For --json."""
         fields = msgspec.to_builtins(self)
         return {"schema_version": SCHEMA_VERSION, "exit_code": self.exit_code, **fields}
+
+    def take_over(self, found: ConvertReport) -> None:
+        """Take what a dry run says of the whole source."""
+        self.records = found.records
+        self.repairs = found.repairs
+        self.warnings = found.warnings
+        self.warning_examples = found.warning_examples
+
+    def count(self, rejected: Rejected) -> Fault:
+        """Count a record that convert would reject; the row of its reason."""
+        fault = self.fault(rejected.reason)
+        self.wrong += 1
+        fault.records += 1
+        if len(fault.examples) < EXAMPLES_PER_REASON:
+            fault.examples.append(
+                Example(
+                    index=rejected.index,
+                    line=rejected.line,
+                    byte=rejected.byte,
+                    id=rejected.id,
+                    message=rejected.message,
+                )
+            )
+        return fault
 
     def fault(self, reason: str) -> Fault:
         """The row of a reason, made where it is not there."""

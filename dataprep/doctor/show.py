@@ -28,9 +28,12 @@ def show_doctor(report: DoctorReport, console: Console) -> None:
     )
     if not report.readable:
         _line(console, Text(f"It cannot be read as a whole. {plain_text(report.error)}", "red"))
+    elif report.sources:
+        count = len(report.sources)
+        _line(console, Text(f"convert reads the {count:,} sources that it names.", "green"))
     elif not form.is_read:
         _line(console, Text("convert does not read this form.", "yellow"))
-    if report.readable:
+    if report.readable and not report.sources:
         _line(console, _verdict(report))
     for fault in report.faults:
         _show_fault(fault, Path(report.source).name, console)
@@ -48,11 +51,8 @@ def show_doctor(report: DoctorReport, console: Console) -> None:
 def _verdict(report: DoctorReport) -> Text:
     if not report.wrong:
         return Text(f"All {report.records:,} records are fine.", "green")
-    return Text(
-        f"{report.wrong:,} of {report.records:,} records are wrong; --fix repairs "
-        f"{report.repairable:,} of them.",
-        "yellow",
-    )
+    fix = f"; --fix repairs {report.repairable:,} of them" if report.is_json else ""
+    return Text(f"{report.wrong:,} of {report.records:,} records are wrong{fix}.", "yellow")
 
 
 def _show_fault(fault: Fault, source: str, console: Console) -> None:
@@ -66,7 +66,7 @@ def _show_fault(fault: Fault, source: str, console: Console) -> None:
     for example in fault.examples:
         message = example.message.removeprefix(f"{source}: ").removesuffix(f"; {fault.fix}")
         line = f"line {example.line:,}, " if example.line else ""
-        place = f"{line}byte {example.byte or 0:,}: "
+        place = "" if example.byte is None else f"{line}byte {example.byte:,}: "
         _line(console, Text(place + plain_text(message[:_MESSAGE]), "dim"), indent=9)
 
 
