@@ -305,13 +305,14 @@ def test_tools_for_one_dataset_name_those_of_a_blend(tmp_path: Path) -> None:
         (out / name).mkdir(parents=True)
     blend = {"splits": {"train": {"blend": [{"path": f"./{name}"} for name in "ab"]}}}
     (out / "metadataset.yaml").write_text(yaml.safe_dump(blend))
-    for command in (
+    commands: list[list[str | Path]] = [
         ["inspect", out],
         ["stats", out],
         ["plan", out, "--gpus", "1"],
         ["diff", out, out / "a"],
         ["trace", out, "1"],
-    ):
+    ]
+    for command in commands:
         done = run_cli(*command)
         assert done.returncode == 2, done.stderr
         assert f"give one of them: {out}/a, {out}/b" in done.stderr
