@@ -45,7 +45,7 @@ def hf_batches(
     name: str, options: argparse.Namespace, rows: int, count: int, workers: int = 4
 ) -> Generator[dict[str, Any]]:
     """Padded batches of the same samples, on the GPU, as LlavaForConditionalGeneration wants."""
-    from neva_prep.loaders.normalize import normalize
+    from neva_prep.loaders.pixel_values import normalize
     from neva_prep.trainer.expand import expand_batch
 
     data = make_data(name, options, pack=False, workers=workers, rows=rows)

@@ -30,8 +30,8 @@ from corpus import make_corpus
 from machine import write_result
 from PIL import Image
 
+from neva_prep.loaders.fit_image import process_image
 from neva_prep.loaders.image_config import ImageConfig
-from neva_prep.loaders.process_image import process_image
 
 SIZE = 336
 TARGETS = {"hf_over_exact": 1.3, "hf_over_fast": 3.5}

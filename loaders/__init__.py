@@ -1,6 +1,7 @@
 """Streaming loaders: shards become samples, packs and batches.
 
 Names are imported when first used: converting and verifying import this package without torch.
+No module may have one of them as its own: once imported, it would stand in the name's place.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from .config import VideoToken as VideoToken
     from .data_module import EnergonMultiModalDataModule as EnergonMultiModalDataModule
     from .encoders import TextRules as TextRules
+    from .fit_image import process_image as process_image
     from .image_config import ImageConfig as ImageConfig
     from .lazy import ImageDataConfig as ImageDataConfig
     from .lazy import NevaLazyDataModule as NevaLazyDataModule
     from .mock import MockDataModule as MockDataModule
     from .pixel_reader import PixelReader as PixelReader
     from .pixel_reader import make_pixel_reader as make_pixel_reader
+    from .pixel_values import normalize as normalize
     from .prepared import EncodedText as EncodedText
     from .skips import SkipReport as SkipReport
     from .stream import open_dataset as open_dataset
@@ -50,7 +53,9 @@ _HOME = {
     "TextRules": ".encoders",
     "VideoToken": ".config",
     "make_pixel_reader": ".pixel_reader",
+    "normalize": ".pixel_values",
     "open_dataset": ".stream",
+    "process_image": ".fit_image",
 }
 
 __all__ = [
@@ -72,7 +77,9 @@ __all__ = [
     "TextRules",
     "VideoToken",
     "make_pixel_reader",
+    "normalize",
     "open_dataset",
+    "process_image",
 ]
 
 

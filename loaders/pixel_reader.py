@@ -9,9 +9,9 @@ import torch
 
 from ..errors import ConfigError, ImageError
 from .decode import DEFAULT_MAX_PIXELS, decode_image
+from .fit_image import count_tiles, process_image
 from .hf_settings import translate_processor
 from .image_config import Fit, ImageConfig, Mode, Output
-from .process_image import count_tiles, process_image
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

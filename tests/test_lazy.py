@@ -14,7 +14,7 @@ from loader_help import TILE, keys_of, signature, spell, take, tokenizer
 
 from neva_prep.errors import ConfigError, RecordError
 from neva_prep.loaders import ImageConfig, ImageDataConfig, NevaLazyDataModule
-from neva_prep.loaders.process_image import process_image
+from neva_prep.loaders.fit_image import process_image
 from neva_prep.loaders.record_file import RecordFile
 
 

@@ -18,10 +18,10 @@ from PIL import Image, ImageOps
 
 from neva_prep.errors import ConfigError, ImageError
 from neva_prep.loaders.decode import decode_array, decode_image
+from neva_prep.loaders.fit_image import process_image
 from neva_prep.loaders.image_config import CLIP_MEAN, CLIP_STD, Fit, ImageConfig
-from neva_prep.loaders.normalize import normalize
 from neva_prep.loaders.pixel_reader import make_pixel_reader
-from neva_prep.loaders.process_image import process_image
+from neva_prep.loaders.pixel_values import normalize
 from neva_prep.loaders.resize import ExactPicture, _pillow_goes_down_first
 
 SHARED = Path(__file__).parents[2] / "shared"

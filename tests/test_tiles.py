@@ -13,9 +13,9 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin
 
 from neva_prep.errors import ConfigError, ImageError
 from neva_prep.loaders.decode import decode_image, upright_size
+from neva_prep.loaders.fit_image import count_tiles, process_image
 from neva_prep.loaders.image_config import ImageConfig
 from neva_prep.loaders.pixel_reader import make_pixel_reader
-from neva_prep.loaders.process_image import count_tiles, process_image
 from neva_prep.loaders.tiles import choose_grid, size_on_grid, split_into_tiles, tiles_of_grid
 
 LLAVA_NEXT = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..loaders.batch import Batch
-from ..loaders.normalize import normalize
+from ..loaders.pixel_values import normalize
 from .build import Training, whole_weights
 from .check import check_step, row_multiple
 from .expand import ExpandedBatch, expand_batch

@@ -8,7 +8,7 @@ import torch
 from ..errors import ImageError
 from .decode import decode_array, decode_image, upright_size
 from .image_config import ImageConfig
-from .normalize import normalize_by_table
+from .pixel_values import normalize_by_table
 from .resize import ExactPicture, FastPicture, Picture
 from .tiles import choose_grid, size_on_grid, split_into_tiles, tiles_of_grid
 
