@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from trainer_help import TINY, one_rank, padded_batch
 
 from neva_prep.errors import ConfigError
 from neva_prep.loaders.batch import Batch
-from neva_prep.trainer import expand_batch
+from neva_prep.trainer import HFCLIPVisionConfig, expand_batch
 from neva_prep.trainer.adapter import write_adapter
 from neva_prep.trainer.adapter_read import read_adapter
 from neva_prep.trainer.hf_files import canonical
@@ -168,6 +169,30 @@ def test_adapters_that_peft_trained_are_read(
     assert read_adapter([ours], tmp_path)
     assert_same(ours, theirs)
     assert (logits(ours, padded_batch(count=3)) - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "named", "is_their_tower"),
+    [
+        ({"modules_to_save": ["gate_proj"]}, "mlp.gate_proj", False),
+        ({"target_modules": ["q_proj", "patch_embedding"]}, "embeddings.patch_embedding", False),
+        ({}, "vision_tower.encoder.layers.0.self_attn.q_proj", True),
+    ],
+)
+def test_what_our_layers_cannot_take_of_an_adapter_is_refused(
+    base: Path, tmp_path: Path, settings: dict[str, Any], named: str, is_their_tower: bool
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj"]} | settings)
+    get_peft_model(load_base(base), config).save_pretrained(str(tmp_path))
+    neva = TINY
+    if is_their_tower:
+        tower = HFCLIPVisionConfig(pretrained_model_name_or_path=str(base), shape=TINY.vision_shape)
+        neva = replace(TINY, vision_transformer_config=tower)
+    ours = build(LoRA(dim=8), neva).chunks[0]
+    with pytest.raises(ConfigError, match=rf"{re.escape(named)}.*merge the adapter"):
+        read_adapter([ours], tmp_path)
 
 
 def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,23 @@ def read_adapter(chunks: Sequence[Any], folder: Path) -> list[str]:
 
     Raises:
         ConfigError: the folder is none of PEFT's, adapts layers that the model has not, or has more
-            than plain LoRA and `modules_to_save`; or a layer has no adapter here, or one of too few
-            rows.
+            than plain LoRA and `modules_to_save`, or parts that no layer here can take; or a layer
+            has no adapter here, or one of too few rows.
     """
     settings = _read_settings(folder)
     adapters, beside = _read_weights(folder, settings)
     ties = {tie.ours: tie for tie in model_ties(chunks[0].neva)}
     _check_names(folder, set(adapters) | set(beside), chunks[0].neva)
-    for chunk in chunks:
-        _fill_beside(chunk, ties, beside)
+    taken = {name for chunk in chunks for name in _fill_beside(chunk, ties, beside)}
     filled = []
     for name, layer in layers_of(chunks):
         tie = ties.get(f"{name}.weight")
         if tie is not None and any(theirs in adapters for theirs in tie.theirs):
             _fill(layer, name, _join(tie, adapters, layer.output_size), folder)
             filled.append(name)
+            taken.update(theirs for theirs in tie.theirs if theirs in adapters)
+    known = {theirs for tie in ties.values() for theirs in tie.theirs}
+    _check_taken(folder, (set(adapters) | set(beside)) & known, taken)
     return filled
 
 
@@ -120,6 +122,19 @@ def _check_names(folder: Path, names: set[str], neva: NevaConfig) -> None:
         )
 
 
+def _check_taken(folder: Path, given: set[str], taken: set[str]) -> None:
+    """Refuse what no rank has a place for: a dropped part would make another model."""
+    gathered: list[set[str]] = [set()] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, taken)
+    left = sorted(given.difference(*gathered))
+    if left:
+        raise ConfigError(
+            f"{folder}: changes {left[0].removesuffix('.weight')}, and the layers here cannot take "
+            f"that alone ({len(left)} such weights); merge the adapter into its model with PEFT, "
+            "and import that"
+        )
+
+
 def _join(tie: Tie, adapters: dict[str, _Theirs], out: int) -> _Theirs:
     """One adapter that does what theirs do; see the top of this file."""
     found = [adapters.get(theirs) for theirs in tie.theirs]
@@ -138,13 +153,15 @@ def _join(tie: Tie, adapters: dict[str, _Theirs], out: int) -> _Theirs:
     return _Theirs(a, tie.join(blocks), first.scale)
 
 
-def _fill_beside(chunk: Any, ties: dict[str, Tie], beside: dict[str, Tensor]) -> None:
+def _fill_beside(chunk: Any, ties: dict[str, Tie], beside: dict[str, Tensor]) -> Iterator[str]:
+    """Fill weights that the folder has whole; gives the folder's names of them."""
     for name, weight in chunk.named_parameters():
         tie = ties.get(global_name(chunk, name))
         if tie is not None and all(theirs in beside for theirs in tie.theirs):
             whole = tie.join([beside[theirs] for theirs in tie.theirs])
             with torch.no_grad():
                 weight.copy_(own_piece(whole, weight, tie.parts))
+            yield from tie.theirs
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
