@@ -13,7 +13,7 @@ from ..loaders.ranks import check_batch_sizes, check_samples, check_shards, spli
 from ..loaders.remote import is_remote, name_of
 from ..loaders.remote_cache import cached_dataset
 from ..loaders.remote_shard import shard_size
-from .blend_folder import refuse_blend
+from .folder_kind import refuse_blend
 
 SCHEMA_VERSION = 1
 

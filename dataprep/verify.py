@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError, ShardError
 from ..loaders.format import QUARANTINE_FILE, Manifest, read_manifest
 from ..loaders.remote import is_remote, name_of
-from .blend_folder import datasets_in, is_blend
+from .folder_kind import datasets_in, is_blend
 from .verify_metadata import (
     check_files,
     check_index,

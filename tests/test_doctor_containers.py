@@ -1,4 +1,4 @@
-"""What the doctor says of tables, tars and files that name sources: what convert says of them."""
+"""Tables, tars and files that name sources: the doctor and diff say of them what convert says."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from handmade import picture
 from table_help import llava_table
 
 from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.doctor.diff import diff
 from neva_prep.dataprep.doctor.doctor import doctor
+from neva_prep.dataprep.look.open import open_looked
 from neva_prep.dataprep.options import ConvertOptions
+from neva_prep.dataprep.stats import stats
 from neva_prep.errors import ConfigError
 
 
@@ -94,3 +97,24 @@ def test_of_a_meta_file_the_sources_are_named(tmp_path: Path) -> None:
     meta.write_text(json.dumps({"one": {"root": "", "annotation": "gone.json"}}))
     done = run_cli("doctor", meta)
     assert done.returncode == 3 and "'gone.json' lies neither beside the meta file" in done.stdout
+
+
+@pytest.mark.parametrize("make", [table, coco, tar, parquet])
+def test_diff_finds_in_a_dataset_what_was_converted(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    source = make(tmp_path)
+    report = convert(source, None, tmp_path / "ds", ConvertOptions(workers=1))
+    found = diff(source, tmp_path / "ds")
+    assert (found.unchanged, len(found.removed_rows)) == (report.samples, report.rejected)
+    assert not (found.changed or found.added)
+
+
+def test_a_folder_of_tables_or_tars_is_looked_at_as_the_source_it_is(tmp_path: Path) -> None:
+    for make, count in ((parquet, 10), (tar, 2)):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        make(folder)
+        assert len(open_looked(folder)) == count
+        assert stats(folder).seen == count
+        assert diff(folder, folder).unchanged == count

@@ -59,8 +59,8 @@ def diff(
 ) -> None:
     """Say how B differs from A: rows added, removed, changed, moved; images; tokens.
 
-    Each is a JSON or JSONL file, or the folder or address of a converted dataset. The order of rows
-    counts for nothing.
+    Each is a source of any form that convert recognizes, or the folder or address of a converted
+    dataset. The order of rows counts for nothing.
     """
     from rich.console import Console
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,15 @@ from ...loaders.remote import is_remote, name_of
 from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import ShardReader
-from ..blend_folder import refuse_blend
-from ..folder import ImageFolder
+from ..folder_kind import holds_source, refuse_blend
 from ..image import read_header
 from ..look.source import Records
 from ..options import PIXEL_LIMIT
-from ..readers.open_json import open_json
+from ..readers.open import open_any
 from ..readers.record import Turn, load_json
-from ..stores.embedded import WithEmbedded
-from ..stores.store import read_image
+from ..source import Source
+from ..stores.open import open_images, place_of_images
+from ..stores.store import ImageStore, read_image
 from ..tar_reader import BrokenTarError, TarReader
 
 CONVERSATIONS = ("conversations", "messages", "conversation")
@@ -95,7 +96,7 @@ class Side(Protocol):
 
 
 def open_side(given: str | os.PathLike[str], images: Path | None) -> Side:
-    """A source file, or the folder or address of a converted dataset.
+    """A source of any form, or the folder or address of a converted dataset.
 
     Raises:
         RecordError: the source cannot be read.
@@ -106,23 +107,26 @@ def open_side(given: str | os.PathLike[str], images: Path | None) -> Side:
     if is_remote(given):
         return DatasetSide(cached_dataset(given, with_index=True), name_of(given))
     path = Path(given)
-    if path.is_dir():
+    if not holds_source(path):
         refuse_blend(path)
         return DatasetSide(path, name_of(path))
-    return SourceSide(path, ImageFolder(str(images or path.parent)))
+    # What is mapped stays so when the folder goes.
+    with tempfile.TemporaryDirectory(prefix="neva-prep-") as work:
+        source, lying = open_any(path, Path(work))
+        return SourceSide(path, source, open_images(place_of_images(lying, images), Path(work)))
 
 
 class SourceSide:
-    """A JSON or JSONL file; 12 bytes a record are held."""
+    """Records; 12 bytes of each are held."""
 
     kind = "source"
 
-    def __init__(self, path: Path, folder: ImageFolder) -> None:
+    def __init__(self, path: Path, source: Source, images: ImageStore) -> None:
         self.name = str(path)
-        self._images = WithEmbedded(folder)
-        self._records = Records(open_json(path))
-        self._read = self._records.source.reader()
-        self._source = self._records.source
+        self._images = images
+        self._records = Records(source)
+        self._read = source.reader()
+        self._source = source
         self.num_bytes = len(self._source.data)
 
     def rows(self) -> Iterator[tuple[Row, int]]:

@@ -88,8 +88,8 @@ def inspect(
 ) -> None:
     """Show what becomes of DATASET at each stop: record, sample, tokens, packs, batches.
 
-    DATASET is a JSON or JSONL source, a converted dataset or its quarantine.jsonl, or any dataset
-    that `energon prepare` made.
+    DATASET is a source of any form that convert recognizes, a converted dataset or its
+    quarantine.jsonl, or any dataset that `energon prepare` made.
     """
     from .open import open_looked
 
@@ -149,7 +149,7 @@ def explain(
 ) -> None:
     """Show the tokens of one sample of SOURCE, trained or not, and why.
 
-    SOURCE is a JSON or JSONL file, or a dataset. Its images are not looked at: each counts as one
+    SOURCE is one of any form that convert recognizes, or a dataset. Its images are not looked at: each counts as one
     tile.
     """
     from ...errors import TemplateError

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ...loaders.format import QUARANTINE_FILE
 from ...loaders.remote import is_remote
 from ...loaders.remote_cache import cached_dataset
-from ..blend_folder import refuse_blend
+from ..folder_kind import holds_source, refuse_blend
 from .view import RecordView, SampleView
 
 
@@ -93,7 +93,7 @@ def open_looked(
     """Open a source, a dataset or a quarantine.
 
     Args:
-        path: a JSON or JSONL file, a folder or an address where `convert` or `energon prepare` made
+        path: a source of any form, a folder or an address where `convert` or `energon prepare` made
             a dataset, or the quarantine.jsonl of a conversion.
         images: folder of a source's images; None to look at its texts alone.
         split: of a dataset, to look at no other.
@@ -112,7 +112,7 @@ def open_looked(
     place = Path(path)
     if is_remote(place):
         return LookedDataset(cached_dataset(place, with_index=True), split=split)
-    if place.is_dir():
+    if not holds_source(place):
         refuse_blend(place)
         return LookedDataset(place, split=split)
     if place.name == QUARANTINE_FILE:

@@ -81,7 +81,7 @@ class Records:
 
 
 class LookedSource:
-    """The records of a JSON or JSONL file, checked as a conversion would check them."""
+    """The records of a source, checked as a conversion would check them."""
 
     kind = "source"
     split: str | None = None

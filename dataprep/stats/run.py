@@ -20,7 +20,7 @@ from ...loaders.remote import is_remote, name_of, open_place
 from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import shard_size
 from ...loaders.trust import TrustedDataset
-from ..blend_folder import refuse_blend
+from ..folder_kind import holds_source, refuse_blend
 from ..quarantine import read_quarantine
 from ..readers.open import look_into
 from ..source import Source
@@ -132,7 +132,7 @@ def _open(
     split: str | None,
     tokenizing: Tokenizing | None,
 ) -> _Job:
-    if not path.is_dir():
+    if holds_source(path):
         if split is not None:
             raise ConfigError(f"--split {split}: {path} is a source, which has no splits yet")
         source, folder = look_into(path, None if images is None else os.fspath(images))

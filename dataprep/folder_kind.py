@@ -1,4 +1,4 @@
-"""The folder that convert makes of several sources: datasets, and a file that blends them."""
+"""What a folder is: a dataset, a source, or the blend that convert makes of several sources."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ShardError
-from ..loaders.format import INFO_FILE, MANIFEST_FILE
+from ..loaders.format import INFO_FILE, JOURNAL_DIR, MANIFEST_FILE
 from ..loaders.trust import read_plain_yaml
+from .readers.open import CONTAINERS
+from .readers.recognize import recognize
 from .sources import METADATASET_FILE
+
+
+def holds_source(path: Path) -> bool:
+    """Whether it is a file, or a folder that convert reads as a source: of tables, or of tars."""
+    if not path.is_dir():
+        return True
+    if any((path / name).exists() for name in (INFO_FILE, MANIFEST_FILE, JOURNAL_DIR)):
+        return False
+    return recognize(path).name in CONTAINERS
 
 
 def is_blend(folder: Path) -> bool:
