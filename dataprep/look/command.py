@@ -149,8 +149,8 @@ def explain(
 ) -> None:
     """Show the tokens of one sample of SOURCE, trained or not, and why.
 
-    SOURCE is one of any form that convert recognizes, or a dataset. Its images are not looked at: each counts as one
-    tile.
+    SOURCE is one of any form that convert recognizes, or a dataset. Its images are not looked at:
+    each counts as one tile.
     """
     from ...errors import TemplateError
     from ...templates.load import load_tokenizer, pick_template
