@@ -390,7 +390,7 @@ def assert_skips_one(path: Path, reason: str, message: str) -> None:
         while not data.skip_report().skipped:
             next(stream)
         assert set(data.skip_report().skipped) == {reason}
-        assert data.skip_report().examples[reason].startswith(message)
+        assert data.skip_report().examples[reason].startswith(f"{path}: {message}")
 
 
 @pytest.mark.parametrize("packed", [False, True])
