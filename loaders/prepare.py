@@ -41,16 +41,18 @@ class Preparer:
             ConfigError: no encoder is known for its type.
         """
         found = self._encoder_of(sample)(sample, self.rules)
-        tiles = count_tiles(sample.__key__, found.images, self.reader)
+        counted = found.num_tiles
+        if counted is None:
+            counted = tuple(count_tiles(sample.__key__, found.images, self.reader))
         encoded = EncodedSample(
             key=sample.__key__,
             tokens=found.text.tokens,
             labels=found.text.labels,
-            num_tiles=np.array(tiles, dtype=np.int64),
+            num_tiles=np.array(counted, dtype=np.int64),
             origin=origin_of(sample),
         )
         size = length(encoded, self.rows)
-        self._check_length(encoded.key, size, sum(tiles))
+        self._check_length(encoded.key, size, sum(counted))
         prepared: PreparedSample = PreparedSample.derive_from(
             sample,
             encoded=encoded,

@@ -21,6 +21,8 @@ class EncodedText:
     images: tuple[Any, ...] = ()
     """In the order of their tokens: bytes of image files, PIL images, or pixels as tensors
     uint8[3, height, width] or float[3, height, width] from 0 to 1."""
+    num_tiles: tuple[int, ...] | None = None
+    """Of each image, where they were counted for the limit; None to count them."""
 
 
 @edataclass

@@ -48,6 +48,7 @@ from .prepared import PackedSample, PreparedSample, ReadySample
 from .read_image import ImageReader
 from .sample import FailedSample, cook_or_fail
 from .skips import Note, Tally
+from .tiled_rules import TiledRules
 from .transfer import Parcel, pack_up
 
 
@@ -98,6 +99,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
                 `error` skips the sample.
             pack_alignment: a packed sample takes a multiple of so many positions: 2 x context
                 parallel x tensor parallel size with sequence parallel, else 2 x context parallel.
+                Rows that are not packed know none.
             max_tiles_per_pack: cap on the work of the vision encoder; None for none.
             pad_packs: fill every pack to `packed_sequence_size` with padding.
             template: of conversations, in place of the config's; see `get_template`.
@@ -116,10 +118,17 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
         check_choices(overflow=overflow, image_placement=image_placement, special_text=special_text)
         if packed_sequence:
             check_packs(packed_sequence_size, pack_alignment, pad_packs=pad_packs)
+        alignment = pack_alignment if packed_sequence else 1
         limits = [
-            limit for limit in (seq_length, packed_sequence and packed_sequence_size) if limit
+            limit
+            # What a sample takes of a pack is aligned, what is left below that no sample can take.
+            for limit in (
+                seq_length,
+                packed_sequence and packed_sequence_size // alignment * alignment,
+            )
+            if limit
         ]
-        rules = TextRules(
+        rules = TiledRules(
             tokenizer=tokenizer,
             config=config,
             # Shifted, a sample is one shorter; a pack may be filled to the last position.
@@ -129,13 +138,14 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             image_placement=image_placement,
             special_text=special_text,
             named_template=template,
+            reader=reader,
         )
         rows = RowConfig(
             pad_id=pad_id_of(tokenizer),
             image_token_id=config.image_token.token_id,
             ignore_index=config.ignore_place_holder,
             num_image_embeddings_per_tile=num_image_embeddings_per_tile,
-            alignment=pack_alignment,
+            alignment=alignment,
             image_size=image_size_of(reader),
         )
         packer = (

@@ -56,7 +56,7 @@ def encode_conversation(
     special_text: SpecialText = "escape",
     max_length: int | None = None,
     overflow: Overflow = "error",
-    image_embeddings: int = 576,
+    image_embeddings: int | Sequence[int] = 576,
     key: str = "",
 ) -> TokenizedSample:
     """One conversation as tokens and labels.
@@ -72,9 +72,10 @@ def encode_conversation(
         special_text: what to do with content that looks like a special token, a role marker or,
             in an answer, an image. `escape` encodes it as plain text and counts it; `error`
             refuses it.
-        max_length: most tokens, with each image counted as `image_embeddings`; None for no limit.
+        max_length: most tokens, with images counted as `image_embeddings`; None for no limit.
         overflow: `error`, `drop_last_turns`, or `truncate_answer`.
-        image_embeddings: positions that one image takes in the model.
+        image_embeddings: positions that an image takes in the model: one number for all, or one for
+            each in their order.
         key: shard key or record id, for messages and the sample.
 
     Returns:
@@ -111,7 +112,7 @@ def encode_conversations(
     special_text: SpecialText = "escape",
     max_length: int | None = None,
     overflow: Overflow = "error",
-    image_embeddings: int = 576,
+    image_embeddings: int | Sequence[int] = 576,
     keys: Sequence[str] | None = None,
 ) -> list[TokenizedSample]:
     """Many conversations in one call of the tokenizer; each as `encode_conversation` gives it.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ConfigError, PackError
 from .messages import ROLES
@@ -26,13 +27,15 @@ class Limit:
     overflow: Overflow = "error"
     """`error` refuses the sample, `drop_last_turns` drops turns from the end until it fits,
     `truncate_answer` cuts inside an answer or after one, never in a question or an image."""
-    image_embeddings: int = 576
-    """Positions that one image takes."""
+    image_embeddings: int | Sequence[int] = 576
+    """Positions that an image takes: one number for all, or one for each in their order."""
 
     def __post_init__(self) -> None:
-        if self.max_length < 1 or self.image_embeddings < 1:
+        embeddings = self.image_embeddings
+        fewest = min(embeddings, default=1) if isinstance(embeddings, Sequence) else embeddings
+        if self.max_length < 1 or fewest < 1:
             raise ConfigError(
-                f"max_length {self.max_length} with {self.image_embeddings} embeddings an image: "
+                f"max_length {self.max_length} with {embeddings} embeddings an image: "
                 "both must be at least 1"
             )
         if self.overflow not in ("error", "drop_last_turns", "truncate_answer"):
@@ -43,7 +46,21 @@ class Limit:
 
     def length(self, sample: TokenizedSample) -> int:
         """Positions that a sample takes in the model."""
-        return len(sample.tokens) + sample.num_images * (self.image_embeddings - 1)
+        embeddings = sum(self._embeddings(sample.num_images))
+        return len(sample.tokens) - sample.num_images + embeddings
+
+    def positions(self, sample: TokenizedSample, image_id: int) -> npt.NDArray[np.int64]:
+        """int64[seq]: positions that the tokens up to each take, itself included."""
+        sizes = np.ones(len(sample.tokens), np.int64)
+        sizes[sample.tokens == image_id] = self._embeddings(sample.num_images)
+        return sizes.cumsum()
+
+    def _embeddings(self, num_images: int) -> Sequence[int]:
+        """Of the first images; of one that is not there its slot, as the caller refuses it."""
+        if not isinstance(self.image_embeddings, Sequence):
+            return (self.image_embeddings,) * num_images
+        known = tuple(self.image_embeddings[:num_images])
+        return known + (1,) * (num_images - len(known))
 
 
 def too_long(sample: TokenizedSample, limit: Limit, what: str = "") -> PackError:
@@ -94,7 +111,7 @@ def cut_answer(
         PackError: the limit lies before the first answer.
     """
     is_image = sample.tokens == image_id
-    positions = np.cumsum(np.where(is_image, limit.image_embeddings, 1))
+    positions = limit.positions(sample, image_id)
     room = int(np.searchsorted(positions, limit.max_length, side="right"))
     begun = [span for span in trained if span[0] < room]
     if not begun:

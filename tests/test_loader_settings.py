@@ -21,8 +21,9 @@ WORDS = {
 
 @pytest.mark.parametrize("name", WORDS)
 def test_a_word_that_is_no_choice_is_refused_at_once(name: str) -> None:
+    options: dict[str, Any] = {name: "x"}
     with pytest.raises(ConfigError, match=f"{name}='x': {WORDS[name]}"):
-        encoder(**{name: "x"})
+        encoder(**options)
 
 
 @pytest.mark.parametrize("size", [0, -1])
@@ -51,7 +52,11 @@ def test_a_repeated_batch_has_the_label_of_no_loss_that_is_set(tmp_path: Path) -
     made = encoder(config=MultiModalSampleConfig(ignore_place_holder=-1))
     blanks = []
     for rank in range(3):
-        ranks = {"data_parallel_rank": rank, "data_parallel_size": 3, "global_batch_size": 6}
+        ranks: dict[str, Any] = {
+            "data_parallel_rank": rank,
+            "data_parallel_size": 3,
+            "global_batch_size": 6,
+        }
         with module(path, task_encoder=made, **ranks) as data:
             blanks += [batch for batch in data.val_dataloader() if not batch["__keys__"]]
     assert blanks
