@@ -27,7 +27,9 @@ from neva_prep.cli import root
 from neva_prep.errors import ConfigError
 from neva_prep.trainer import fit
 from neva_prep.trainer.checkpoint import MARKER, checkpoint_path, checkpoints_of, prune
+from neva_prep.trainer.editable import finished
 from neva_prep.trainer.logs import RunLog, StepRow, read_log
+from neva_prep.trainer.start import find_start
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +218,84 @@ def test_other_data_settings_are_refused(folder: Path, whole: Job) -> None:
     other = copy_until(whole, "other-data", 3) | {"data": {"global_batch_size": 4}}
     with pytest.raises(ConfigError, match="global_batch_size: saved 8, now 4"):
         run_here(other)
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path) -> Job:
+    """A run with adapters, saved at its first step."""
+    made = job(folder, "with-adapters", trainer__max_steps=1)
+    fit_adapters(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        (
+            {"peft.target_modules": ["linear_qkv"]},
+            r"peft.target_modules=\['linear_qkv'\] and there",
+        ),
+        ({"peft.alpha": 640}, "peft.alpha=640 and there 64"),
+        ({"peft.dim": 16}, "peft.dim=16 and there 32"),
+        ({"peft.freeze_vision_projection": False}, "vision_projection=False and there True"),
+        ({"peft": None}, "peft=none and there lora"),
+        ({"trainer.compute.precision": "bf16"}, "precision=bf16 and there fp32"),
+        ({"optim.use_distributed_optimizer": True}, "optimizer=True and there False"),
+    ],
+)
+def test_a_run_goes_on_with_its_own_adapters_and_precision_alone(
+    adapted: Job, changes: dict[str, Any], finding: str
+) -> None:
+    recipe = recipe_of(adapted, lora=True).replace(changes)
+    with pytest.raises(ConfigError, match=f"step-00000001: was trained .*{finding}.*--from"):
+        find_start(finished(recipe))
+
+
+def test_a_run_goes_on_with_what_it_has_frozen_alone(folder: Path, whole: Job) -> None:
+    recipe = recipe_of(whole).replace({"model.config.freeze_vision_model": True})
+    with pytest.raises(ConfigError, match="freeze_vision_model=True and there False"):
+        find_start(finished(recipe))
+    lora = recipe_of(whole, lora=True)
+    with pytest.raises(ConfigError, match="settings: peft=lora and there none;"):
+        find_start(finished(lora))
+
+
+def test_what_changes_nothing_of_the_state_may_change(adapted: Job) -> None:
+    changes = {"peft.dropout": 0.1, "optim.lr": 0.5, "trainer.max_steps": 9}
+    found = find_start(finished(recipe_of(adapted, lora=True).replace(changes)))
+    marker = found.checkpoint and found.checkpoint / MARKER
+    assert marker
+    # Those of earlier versions do not say how the optimizer is kept.
+    before = json.loads(marker.read_text())
+    marker.write_text(json.dumps({name: before[name] for name in before if name != "kept"}))
+    try:
+        narrow = recipe_of(adapted, lora=True).replace({"trainer.compute.precision": "bf16"})
+        assert find_start(finished(narrow)).checkpoint
+    finally:
+        marker.write_text(json.dumps(before))
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_adams_settings_are_the_recipes_also_after_a_resume(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, distributed: bool
+) -> None:
+    from neva_prep.trainer import loop
+
+    groups = []
+    step = loop.train_step
+
+    def look(training: Any, *args: Any, **named: Any) -> Any:
+        groups.append([dict(group) for group in training.optimizer.param_groups])
+        return step(training, *args, **named)
+
+    monkeypatch.setattr(loop, "train_step", look)
+    adam: dict[str, Any] = {"optim__use_distributed_optimizer": distributed}
+    run_here(job(folder, f"adam-{distributed}", trainer__max_steps=1, **adam))
+    adam |= {"optim__betas": (0.5, 0.6), "optim__eps": 1e-6, "optim__weight_decay": 0.3}
+    run_here(job(folder, f"adam-{distributed}", trainer__max_steps=2, **adam))
+    assert len(groups) == 2
+    assert {(group["betas"], group["eps"]) for group in groups[1]} == {((0.5, 0.6), 1e-6)}
+    assert {(group["wd_mult"], group["weight_decay"]) for group in groups[1]} == {(1, 0.3), (0, 0)}
 
 
 def test_resuming_can_be_turned_off(folder: Path, whole: Job) -> None:

@@ -36,6 +36,7 @@ from .profile import Profile, open_profile, profiled
 from .profile_setup import setup_of
 from .ranks import start_ranks, stop_ranks
 from .recipe import Recipe
+from .same_run import kept_settings
 from .save_async import Writer
 from .schedule import learning_rate
 from .share import reads_data
@@ -267,7 +268,11 @@ def _save(run: _Run, step: int) -> int:
         run.writer,
         keep_last=run.recipe.log.ckpt.keep_last,
         files=run.start.files,
-        facts={"layout": layout_of(run.training), "recipe": describe(run.recipe)},
+        facts={
+            "layout": layout_of(run.training),
+            "kept": kept_settings(run.recipe),
+            "recipe": describe(run.recipe),
+        },
     )
     return step
 

@@ -106,10 +106,16 @@ def build_optimizer(
     if settings.state_precision == "bf16":
         for part in parts_with_weights(optimizer):
             narrow(part.optimizer)
-    # megatron-core leaves it to its schedule to spare norms and biases; until then all decay.
-    for group in optimizer.param_groups:
-        group["weight_decay"] = settings.weight_decay * group["wd_mult"]
+    set_groups(optimizer, settings)
     return optimizer
+
+
+def set_groups(optimizer: Any, settings: OptimizerSettings) -> None:
+    """Have the settings in all groups of weights."""
+    for group in optimizer.param_groups:
+        group["betas"], group["eps"] = settings.betas, settings.eps
+        # megatron-core leaves it to its schedule to spare norms and biases; until then all decay.
+        group["weight_decay"] = settings.weight_decay * group["wd_mult"]
 
 
 def parts_with_weights(optimizer: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .build import Training
-from .optimizer import parts_with_weights, set_learning_rate
+from .optimizer import parts_with_weights, set_groups, set_learning_rate
 
 
 def sharded_weights(training: Training) -> dict[str, Any]:
@@ -36,7 +36,10 @@ def sharded_optimizer(
 
 
 def load_optimizer(training: Training, folder: Path) -> None:
-    """Load what `sharded_optimizer` gave, whatever the layout was then."""
+    """Load what `sharded_optimizer` gave, whatever the layout was then.
+
+    The settings stay those of `training`: with the state come the ones that it was saved with.
+    """
     from megatron.core import dist_checkpointing
 
     weights = sharded_weights(training)
@@ -49,6 +52,7 @@ def load_optimizer(training: Training, folder: Path) -> None:
         for moments in part.optimizer.state.values():
             # All have got one tensor, which each of them would count up.
             moments["step"] = moments["step"].clone()
+    set_groups(training.optimizer, training.settings)
 
 
 def _make_moments(optimizer: Any) -> None:

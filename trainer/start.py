@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .checkpoint import checkpoints_of
+from .checkpoint import checkpoints_of, read_marker
 from .config import NevaConfig
 from .config_file import read_config_file
 from .hub import cache_folder
 from .recipe import Recipe
-from .saved import load_merged
+from .same_run import check_same_run
+from .saved import load_merged, saved_lora
 from .weights import checkpoint_config, config_path, hf_files
 
 _FREE = ("init_method_std", "seq_length")
@@ -41,7 +42,8 @@ def find_start(recipe: Recipe) -> Start:
     """The start of a run.
 
     Raises:
-        ConfigError: the weights are not there, or are another model's.
+        ConfigError: the weights are not there or are another model's, or a run would go on with
+            settings that it cannot go on with.
     """
     run = run_folder(recipe)
     found = checkpoints_of(run) if recipe.resume.resume_if_exists else []
@@ -49,7 +51,10 @@ def find_start(recipe: Recipe) -> Start:
     neva = recipe.model.config
     if found:
         last = found[-1]
-        neva = _fit(neva, read_config_file(config_path(last)), last)
+        theirs = read_config_file(config_path(last))
+        neva = _fit(neva, theirs, last)
+        kept = read_marker(last).get("kept", {})
+        check_same_run(recipe, last, theirs, saved_lora(last), kept)
         return Start(
             neva=neva,
             checkpoint=last,
