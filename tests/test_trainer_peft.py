@@ -174,9 +174,9 @@ def test_adapters_that_peft_trained_are_read(
 @pytest.mark.parametrize(
     ("settings", "named", "is_their_tower"),
     [
-        ({"modules_to_save": ["gate_proj"]}, "mlp.gate_proj", False),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["gate_proj"]}, "mlp.gate_proj", False),
         ({"target_modules": ["q_proj", "patch_embedding"]}, "embeddings.patch_embedding", False),
-        ({}, "vision_tower.encoder.layers.0.self_attn.q_proj", True),
+        ({"target_modules": ["q_proj"]}, "vision_tower.encoder.layers.0.self_attn.q_proj", True),
     ],
 )
 def test_what_our_layers_cannot_take_of_an_adapter_is_refused(
@@ -184,8 +184,7 @@ def test_what_our_layers_cannot_take_of_an_adapter_is_refused(
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(**{"r": 2, "target_modules": ["q_proj"]} | settings)
-    get_peft_model(load_base(base), config).save_pretrained(str(tmp_path))
+    get_peft_model(load_base(base), LoraConfig(r=2, **settings)).save_pretrained(str(tmp_path))
     neva = TINY
     if is_their_tower:
         tower = HFCLIPVisionConfig(pretrained_model_name_or_path=str(base), shape=TINY.vision_shape)
