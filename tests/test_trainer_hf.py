@@ -34,6 +34,7 @@ from neva_prep.trainer import (
     InternViTModel,
     Llama31Config8B,
     LlavaModel,
+    MultimodalProjectorConfig,
     NevaConfig,
     NevaModel,
     VisionModel,
@@ -451,6 +452,36 @@ def test_what_the_model_cannot_be_is_refused(
         settings[name] = settings[name] | value if isinstance(value, dict) else value
     with pytest.raises(ConfigError, match=message):
         neva_from_hf(settings, "here")
+
+
+def test_a_first_patch_is_not_dropped_as_a_class_token(pairs: Any) -> None:
+    settings = read_config(pairs(3).folder) | {"vision_feature_select_strategy": "default"}
+    with pytest.raises(ConfigError, match=r"siglip.*'default'.*first patch"):
+        neva_from_hf(settings, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop_vision_class_token": False}, "drop_vision_class_token=False and there True"),
+        ({"vision_feature_layer": -1}, "vision_feature_layer=-1 and there -2"),
+        (
+            {"vision_projection_config": MultimodalProjectorConfig(add_bias_linear=False)},
+            "add_bias_linear=False and there True",
+        ),
+    ],
+)
+def test_a_model_is_not_imported_with_other_features(
+    pairs: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    model = NevaModel(replace(pairs(0).config, **change))
+    with pytest.raises(ConfigError, match=message):
+        import_ckpt(model, pairs(0).folder, tmp_path / "ckpt")
+
+
+def test_features_may_be_named_in_another_way(pairs: Any, tmp_path: Path) -> None:
+    same = replace(pairs(0).config, vision_feature_layer=2)
+    import_ckpt(NevaModel(same), pairs(0).folder, tmp_path / "ckpt")
 
 
 @pytest.mark.parametrize(

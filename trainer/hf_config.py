@@ -42,6 +42,13 @@ def neva_from_hf(settings: dict[str, Any], source: str) -> NevaConfig:
             "has gelu"
         )
     vision = vision_from_hf(settings["vision_config"], source)
+    drops = settings["vision_feature_select_strategy"] == "default"
+    if drops and not vision.add_class_token:
+        raise ConfigError(
+            f"{source}: a {vision.family} tower with vision_feature_select_strategy='default': "
+            "Hugging Face drops the first feature as a class token, and there it is the first "
+            "patch, which the model here keeps; import a model with 'full'"
+        )
     language = language_from_hf(settings["text_config"], source)
     # A text model's own setting is that of the whole, too.
     tied = bool(settings.get("tie_word_embeddings")) or language.share_embeddings_and_output_weights
@@ -51,8 +58,7 @@ def neva_from_hf(settings: dict[str, Any], source: str) -> NevaConfig:
         vision_projection_config=MultimodalProjectorConfig(
             add_bias_linear=settings["multimodal_projector_bias"]
         ),
-        # Hugging Face drops the first feature, which is the class token where there is one.
-        drop_vision_class_token=settings["vision_feature_select_strategy"] == "default",
+        drop_vision_class_token=drops,
         vision_feature_layer=layer,
         image_token_index=settings["image_token_index"],
     )

@@ -151,7 +151,24 @@ def _fit(config: NevaConfig, found: NevaConfig, folder: Path) -> NevaConfig:
         config = replace(config, vision_transformer_config=vision)
     _compare(config.language_transformer_config, found.language_transformer_config, folder)
     _compare(config.vision_shape, theirs, folder)
+    _compare_features(config, found, folder)
     return replace(config, image_token_index=found.image_token_index)
+
+
+def _compare_features(ours: NevaConfig, theirs: NevaConfig, folder: Path) -> None:
+    """Refuse a projector without its biases, or one on other features than it was trained on."""
+    differing = []
+    if ours.keeps_class_token != theirs.keeps_class_token:
+        differing.append("drop_vision_class_token")
+    if ours.num_vision_layers != theirs.num_vision_layers:
+        differing.append("vision_feature_layer")
+    named = [f"{n}={getattr(ours, n)} and there {getattr(theirs, n)}" for n in differing]
+    bias, their_bias = (
+        config.vision_projection_config.add_bias_linear for config in (ours, theirs)
+    )
+    if bias != their_bias:
+        named.append(f"add_bias_linear={bias} and there {their_bias}")
+    _refuse(named, ours, folder)
 
 
 def _compare(ours: Any, theirs: Any, folder: Path) -> None:
@@ -160,6 +177,10 @@ def _compare(ours: Any, theirs: Any, folder: Path) -> None:
         for field in fields(ours)
         if field.name not in _FREE and getattr(ours, field.name) != getattr(theirs, field.name)
     ]
+    _refuse(differing, ours, folder)
+
+
+def _refuse(differing: list[str], ours: Any, folder: Path) -> None:
     if differing:
         raise ConfigError(
             f"{folder}: is another model than {type(ours).__name__}: {'; '.join(differing)}; "
