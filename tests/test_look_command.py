@@ -235,6 +235,24 @@ def test_what_is_not_there_is_an_error_of_ours(dataset: Path, folder: str, tmp_p
     assert isinstance(error, ConfigError) and "rejected records are in no batch" in str(error)
 
 
+def test_an_image_processor_is_never_asked_of_the_network(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    asked = []
+
+    def load(folder: str, **options: Any) -> None:
+        asked.append(options)
+        raise OSError("none")
+
+    monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", load)
+    error = run(dataset, "--image-processor", "openai/clip-vit-typo").exception
+    assert isinstance(error, ConfigError) and "no such folder" in str(error) and not asked
+    assert isinstance(run(dataset, "--image-processor", tmp_path).exception, ConfigError)
+    assert [options["local_files_only"] for options in asked] == [True]
+
+
 def test_the_page_is_written_for_the_samples_that_are_asked_for(
     dataset: Path, loaded: str, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
@@ -146,10 +147,14 @@ def read_images_as(folder: str | None, *, size: int | None = None, fit: Fit | No
         return ImageConfig(size=size or default.size, fit=fit or default.fit)
     if size is not None:
         raise ConfigError("--image-processor has its own size; leave out --image-size")
+    if not Path(folder).is_dir():
+        raise ConfigError(f"{folder}: no such folder; give the one that holds the image processor")
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ConfigError(
             f"{folder}: no image processor can be loaded from it ({error}); give a folder with a "
