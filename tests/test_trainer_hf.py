@@ -321,6 +321,26 @@ def test_a_source_in_half_precision_stays_as_small(pairs: Any, tmp_path: Path) -
     assert json.loads((exported / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_source_that_does_not_say_its_precision_is_asked(
+    pairs: Any, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    pairs(1).theirs.to(dtype).save_pretrained(tmp_path / "hf")
+    pairs(1).theirs.to(torch.float32)
+    path = tmp_path / "hf" / "config.json"
+    settings = json.loads(path.read_text())
+    for part in (settings, settings["text_config"], settings["vision_config"]):
+        part.pop("dtype", None)
+    path.write_text(json.dumps(settings))
+    # One buffer in float32 makes no model of float32.
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    save_file(weights | {"rotary.inv_freq": torch.ones(2)}, tmp_path / "hf/model.safetensors")
+    checkpoint = import_ckpt(None, tmp_path / "hf", tmp_path / "ckpt")
+    exported = load_file(export_ckpt(checkpoint, tmp_path / "out") / "model.safetensors")
+    exported.pop("rotary.inv_freq")
+    assert {weight.dtype for weight in exported.values()} == {dtype}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", VISIONS)
 def test_a_vision_encoder_by_itself(kind: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ class WeightFolder:
     def names(self) -> set[str]:
         """Canonical names of all weights."""
         return set(self._places)
+
+    def kinds(self) -> Counter[str]:
+        """How many weights there are of each kind of numbers, in safetensors' words: F32, BF16."""
+        return Counter(
+            self._shards[path].get_slice(stored).get_dtype()
+            for path, stored in self._places.values()
+        )
 
     def read(self, name: str) -> Tensor:
         """A weight, by its canonical name.

@@ -113,9 +113,8 @@ def _import_neva(
     settings = read_config(folder)
     found = neva_from_hf(settings, str(folder))
     config = found if model is None else _fit(model.config, found, folder)
-    stored = settings.get("dtype") or settings.get("torch_dtype")
-    precision = precision or ("fp32" if str(stored).endswith("float32") else "bf16")
     weights = WeightFolder(folder)
+    precision = precision or _source_precision(settings, weights)
     with one_rank():
         module = NevaModel(config).build(
             compute=ComputeConfig(precision=precision, initialize=False)
@@ -186,6 +185,15 @@ def _refuse(differing: list[str], ours: Any, folder: Path) -> None:
             f"{folder}: is another model than {type(ours).__name__}: {'; '.join(differing)}; "
             "give the config of this one, or none to take it as it is"
         )
+
+
+def _source_precision(settings: dict[str, Any], weights: WeightFolder) -> Precision:
+    """What a folder says it is, or what most of its weights are."""
+    stored = settings.get("dtype") or settings.get("torch_dtype")
+    if stored is None:
+        kinds = weights.kinds()
+        stored = max(kinds, key=kinds.__getitem__, default="")
+    return "fp32" if str(stored).endswith(("float32", "F32")) else "bf16"
 
 
 def _keep_unused(weights: WeightFolder, used: frozenset[str], files: Path) -> None:
