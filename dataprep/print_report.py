@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shlex import quote
 from typing import Any
 
 import click
@@ -27,9 +28,10 @@ def print_report(report: ConvertReport, given: dict[str, Any]) -> None:
             err=True,
         )
     elif report.rejected and not report.dry_run and not given["as_json"] and not given["quiet"]:
+        quarantine = f"{report.out}/quarantine.jsonl"
         click.echo(
-            f"{report.rejected:,} rejected: see {report.out}/quarantine.jsonl; fix the records or "
-            f"their images, then: neva-prep convert --retry {report.out}/quarantine.jsonl",
+            f"{report.rejected:,} rejected: see {quarantine}; fix the records or their images, "
+            f"then: neva-prep convert --retry {quote(quarantine)}",
             err=True,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,11 @@ def test_a_retry_that_was_finished_can_be_resumed_again(tmp_path: Path) -> None:
     assert not (out / ".journal").exists()
     with pytest.raises(ConfigError, match="no record to retry"):
         retry(quarantine)
+
+
+def test_the_command_that_is_printed_can_be_pasted(tmp_path: Path) -> None:
+    source = make_source(tmp_path, [record("a"), record("b", "gone.jpg")])
+    out = tmp_path / "my $shards"
+    done = run_cli("convert", source, "--images", tmp_path / "images", "--out", out)
+    printed = done.stderr.strip().rpartition("neva-prep ")[2]
+    assert shlex.split(printed) == ["convert", "--retry", f"{out}/quarantine.jsonl"]
