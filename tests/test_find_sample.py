@@ -49,7 +49,7 @@ def test_a_number_as_id_is_found(tmp_path: Path) -> None:
     [
         ({"key": "000000009"}, "has no sample with key '000000009'"),
         ({"key": "x' OR 1=1 --"}, "has no sample with key"),
-        ({"id": "id-99"}, "has no record with id 'id-99'; was it quarantined"),
+        ({"id": "id-99"}, "has no record with id 'id-99'; look at the source's ids"),
     ],
 )
 def test_what_is_not_there_is_a_usage_error(

@@ -354,3 +354,51 @@ def test_records_of_other_forms_are_shown_with_what_is_wrong(source: str) -> Non
             json.loads(view.text[finding.start : finding.end])
         assert json.loads(view.text) == given_records(path)[index]
     assert reasons == OTHERS[source]
+
+
+def test_a_number_below_0_and_a_source_without_records_are_told(tmp_path: Path) -> None:
+    looked = open_looked(make_source(tmp_path, [text_record("a")]))
+    with pytest.raises(ConfigError, match=r"has no record -1; they are counted from 0$"):
+        looked.record(-1)
+    with pytest.raises(ConfigError, match=r"has no record 1; it has 1, 0 to 0$"):
+        looked.record(1)
+    with pytest.raises(ConfigError, match="holds no record; there is nothing to look at"):
+        open_looked(make_source(tmp_path, [])).record(0)
+
+
+def test_a_row_of_a_table_has_no_byte_of_the_file(tmp_path: Path) -> None:
+    table = tmp_path / "q.csv"
+    table.write_text("question,answer\nWhy?,So.\n")
+    place = open_looked(table).sample(0).place
+    assert (place.offset, place.num_bytes, place.line) == (None, None, None)
+    assert open_looked(table).record(0).place == place
+    place = open_looked(make_source(tmp_path, [text_record("a")])).record(0).place
+    assert place.line == 1 and place.offset is not None and place.num_bytes is not None
+
+
+def test_images_of_coco_are_found_where_convert_finds_them(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    coco = {
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [{"id": 2, "image_id": 1, "caption": "A cat."}],
+    }
+    source = tmp_path / "annotations" / "captions_val2017.json"
+    source.write_text(json.dumps(coco))
+    # Without them its texts are shown all the same.
+    (image,) = open_looked(source).sample(0).images
+    assert image.data is None
+    (tmp_path / "val2017" / "1.jpg").write_bytes(picture())
+    (image,) = open_looked(source).sample(0).images
+    assert image.data == picture()
+
+
+def test_a_rejected_record_is_found_in_the_quarantine(tmp_path: Path) -> None:
+    source = make_source(tmp_path, [text_record("a"), record("b", "gone.jpg"), text_record("c")])
+    out = tmp_path / "ds"
+    convert(source, tmp_path / "images", out)
+    for name in ({"key": "1"}, {"key": "000000001"}, {"id": "b"}):
+        with pytest.raises(ConfigError, match=r"was rejected \(missing_image\); .* --index 0"):
+            open_looked(out).find(**name)
+    with pytest.raises(ConfigError, match="shows the key of the first"):
+        open_looked(out).find(key="3")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, NevaPrepError, RecordError
@@ -115,13 +116,16 @@ class LookedDataset:
             for index in found:
                 if index is not None:
                     return index
+            self._refuse_rejected(f"key {key!r}", key=key)
             raise ConfigError(
-                f"{self.path}: has no sample with key {key!r}; see --index for positions"
+                f"{self.path}: has no sample with key {key!r}; neva-prep inspect "
+                f"{quote(str(self.path))} shows the key of the first"
             )
         for number, data in self._reader.json_members():
             if id_of(data) == id:
                 return number
-        raise ConfigError(f"{self.path}: has no record with id {id!r}; was it quarantined?")
+        self._refuse_rejected(f"id {id!r}", id=id)
+        raise ConfigError(f"{self.path}: has no record with id {id!r}; look at the source's ids")
 
     def quarantined(self) -> Iterator[RecordView]:
         """Records that convert rejected."""
@@ -131,6 +135,28 @@ class LookedDataset:
         if not file.exists() or not file.stat().st_size:
             return iter(())
         return LookedQuarantine(file).quarantined()
+
+    def _refuse_rejected(self, what: str, *, key: str | None = None, id: str | None = None) -> None:
+        """Tell of a record that is not here since convert rejected it.
+
+        Raises:
+            ConfigError: it did.
+        """
+        from .quarantined import LookedQuarantine
+
+        file = self.path / QUARANTINE_FILE
+        if not file.exists() or not file.stat().st_size:
+            return
+        rejected = LookedQuarantine(file)
+        try:
+            number = rejected.find(key=key, id=id)
+        except NevaPrepError:
+            return
+        reason = rejected.record(number).findings[0].reason
+        raise ConfigError(
+            f"{self.path}: the record with {what} was rejected ({reason}); neva-prep inspect "
+            f"{quote(str(file))} --index {number} shows why"
+        )
 
     @cached_property
     def _factory(self) -> Any:

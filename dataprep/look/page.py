@@ -90,7 +90,8 @@ def write_page(
     """
     check_page_file(out, looked.path)
     if not 0 <= start < len(looked):
-        raise ConfigError(f"{looked.path}: has no record {start}; it has {len(looked)}")
+        count = f"it has {len(looked)}" if len(looked) else "it holds none"
+        raise ConfigError(f"{looked.path}: has no record {start}; {count}")
     flow = Flow(looked, settings)
     numbers = range(start, min(start + count, len(looked)))
     facts = [("showing", f"{len(numbers):,} of {len(looked):,}")]

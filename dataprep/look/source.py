@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
 from ...loaders.format import sample_key
-from ..readers.open import look_into
+from ..readers.open import open_any
 from ..readers.record import Record, load_json
 from ..readers.record_forms import CONVERSATIONS
 from ..source import Source
+from ..stores.open import HELD, open_images, place_of_images
+from ..stores.store import read_image
 from .record import check_record, id_of, view_record, way_out
 from .sample import turns_of, view_image
 from .view import Place, RecordView, SampleView
 
 _STEP = 4 << 20
+_FIRST = 20
+"""Records of which the images are looked for where nobody says where they are."""
 
 
 class Records:
@@ -52,10 +58,7 @@ class Records:
         if index >= 0:
             self._read_to(index)
         if not 0 <= index < len(self._offsets):
-            raise ConfigError(
-                f"{self.source.path}: has no record {index}; it has {len(self._offsets)}, 0 to "
-                f"{len(self._offsets) - 1}"
-            )
+            raise ConfigError(f"{self.source.path}: {self._why_not(index)}")
         return self._offsets[index], self._lengths[index]
 
     def line(self, index: int) -> int:
@@ -69,6 +72,13 @@ class Records:
             if offset - start > _STEP:
                 self._lines.insert(at + 1, (offset, line))
             return line
+
+    def _why_not(self, index: int) -> str:
+        if index < 0:
+            return f"has no record {index}; they are counted from 0"
+        if not self._offsets:
+            return "holds no record; there is nothing to look at"
+        return f"has no record {index}; it has {len(self._offsets)}, 0 to {len(self._offsets) - 1}"
 
     def _read_to(self, index: int | None) -> None:
         with self._lock:
@@ -90,9 +100,17 @@ class LookedSource:
         """Map the file; see `open_looked`."""
         self.path = path
         self.images = images
-        source, self._folder = look_into(path, None if images is None else str(images))
-        self._records = Records(source)
+        # What is mapped stays so when the folder goes.
+        with tempfile.TemporaryDirectory(prefix="neva-prep-") as work:
+            source, lying = open_any(path, Path(work))
+            place = place_of_images(lying, images)
+            is_wanted = images is not None or bool(source.container)
+            self._folder = open_images(place, Path(work)) if is_wanted else None
+        self._is_made = bool(source.container)
+        self._records = Records(replace(source, path=path))
         self._read = source.reader()
+        if images is None and self._folder is not None and not lying.startswith(HELD):
+            self._keep_folder(Path(lying))
 
     @property
     def splits(self) -> dict[str, int]:
@@ -180,6 +198,21 @@ class LookedSource:
         found = (self.record(index) for index in range(len(self)))
         return (view for view in found if view.findings)
 
+    def _keep_folder(self, lying: Path) -> None:
+        """Look for images where convert would, unless the first ones are not there."""
+        assert self._folder is not None
+        for index in range(_FIRST):
+            try:
+                paths = self._read(self._records[index]).record.images
+                if paths and read_image(self._folder, paths[0]):
+                    self.images = lying
+                    return
+            except ConfigError:
+                break
+            except (RecordError, ImageError):
+                continue
+        self._folder = None
+
     def _checked(self, index: int) -> tuple[Record, list[bytes]]:
         try:
             return check_record(self._records[index], self._folder, self._read)
@@ -193,6 +226,9 @@ class LookedSource:
         return value
 
     def _place(self, index: int, *, line: int | None = None) -> Place:
+        if self._is_made:
+            # Bytes and lines are those of what was made of it to read it.
+            return Place(dataset=self.path.name, index=index)
         offset, length = self._records.span(index)
         return Place(
             dataset=self.path.name, index=index, line=line, offset=offset, num_bytes=length
