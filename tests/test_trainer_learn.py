@@ -47,6 +47,7 @@ class School:
             MultiModalSampleConfig(conversation_template_config=None),
             packed_sequence=True,
             packed_sequence_size=pack,
+            seq_length=256,
             num_image_embeddings_per_tile=36,
         )
         recipe = recipes.tiny.finetune_recipe(

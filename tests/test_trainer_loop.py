@@ -42,6 +42,7 @@ def packing(lesson: Path, **changes: Any) -> MultiModalTaskEncoder:
     settings: dict[str, Any] = {
         "packed_sequence": True,
         "packed_sequence_size": 400,
+        "seq_length": 256,
         "num_image_embeddings_per_tile": 36,
     }
     return MultiModalTaskEncoder(

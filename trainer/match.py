@@ -24,7 +24,13 @@ def row_length(data: Any) -> int:
             "data: the task encoder has no seq_length, so a long sample could exhaust the memory; "
             "give MultiModalTaskEncoder(seq_length=...)"
         )
-    return int(encoder.rules.max_length) - 1
+    return longest_sample(data)
+
+
+def longest_sample(data: Any) -> int:
+    """Most positions of a sample, of a data module that has a limit."""
+    # The tokens are shifted, which takes one off.
+    return int(data.settings.encoder.rules.max_length) - 1
 
 
 def check_data(data: Any, neva: NevaConfig, parallel: ParallelConfig) -> None:
@@ -47,12 +53,7 @@ def check_data(data: Any, neva: NevaConfig, parallel: ParallelConfig) -> None:
     rows = encoder.preparer.rows
     _check_images(encoder.preparer, neva)
     _check_words(encoder.rules.tokenizer, neva)
-    length, longest = row_length(data), neva.language_transformer_config.seq_length
-    if not encoder.packed_sequence and length > longest:
-        raise ConfigError(
-            f"data: seq_length={length}, and the model was made for {longest} positions; make the "
-            "data's smaller, or the model's larger if its positions can be stretched"
-        )
+    _check_length(data, neva.language_transformer_config.seq_length)
     multiple = row_multiple(parallel)
     if encoder.packed_sequence and rows.alignment % multiple:
         raise ConfigError(
@@ -75,6 +76,24 @@ def image_statistics(data: Any) -> dict[str, tuple[float, ...]]:
     """The mean and standard deviation that uint8 pixels are normalized with, for build_training."""
     config = getattr(data.settings.encoder.preparer.reader, "config", None)
     return {} if config is None else {"image_mean": config.mean, "image_std": config.std}
+
+
+def _check_length(data: Any, positions: int) -> None:
+    """A pack may be longer than the model's positions, which begin anew with each sample."""
+    row = row_length(data)
+    longest = longest_sample(data)
+    if longest <= positions:
+        return
+    if data.settings.encoder.packed_sequence:
+        raise ConfigError(
+            f"data: samples of up to {longest} positions in packs of {row}, and the model was made "
+            f"for {positions}; give MultiModalTaskEncoder(seq_length={positions}), beside which "
+            "packs may be longer, or make the model's larger if its positions can be stretched"
+        )
+    raise ConfigError(
+        f"data: seq_length={longest}, and the model was made for {positions} positions; make the "
+        "data's smaller, or the model's larger if its positions can be stretched"
+    )
 
 
 def _check_images(preparer: Any, neva: NevaConfig) -> None:

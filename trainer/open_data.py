@@ -32,6 +32,7 @@ class DataOptions:
     template: str | None = None
     """A name; `tokenizer` for the tokenizer's own; None for NeMo's."""
     seq_length: int = 4096
+    """Of a row; no sample of a pack is longer than the model's positions."""
     pack: bool = False
     """Several samples in a row of `seq_length`."""
     micro_batch_size: int = 1
@@ -53,6 +54,7 @@ def open_data(
     Raises:
         ConfigError: the options cannot work together.
     """
+    positions = neva.language_transformer_config.seq_length
     encoder = MultiModalTaskEncoder(
         processor.tokenizer,
         processor.image_processor,
@@ -60,7 +62,7 @@ def open_data(
         packed_sequence=options.pack,
         packed_sequence_size=options.seq_length if options.pack else -1,
         num_image_embeddings_per_tile=neva.num_image_embeddings_per_tile,
-        seq_length=options.seq_length,
+        seq_length=min(options.seq_length, positions) if options.pack else options.seq_length,
         pack_alignment=row_multiple(parallel),
         pad_packs=parallel.pipeline_model_parallel_size > 1,
         template=_template(options.template),
