@@ -47,7 +47,8 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, list[str]]]:
     """Each call of a name, or of an attribute of one: the name, and the attributes after it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            function, attributes = node.func, []
+            function = node.func
+            attributes: list[str] = []
             while isinstance(function, ast.Attribute):
                 attributes.insert(0, function.attr)
                 function = function.value
