@@ -42,7 +42,13 @@ from neva_prep.trainer import (
     export_ckpt,
     import_ckpt,
 )
-from neva_prep.trainer.hf_config import neva_from_hf, neva_to_hf, read_config, read_vision
+from neva_prep.trainer.hf_config import (
+    neva_from_hf,
+    neva_to_hf,
+    read_config,
+    read_vision,
+    tower_source,
+)
 from neva_prep.trainer.hf_files import WeightFolder, canonical
 from neva_prep.trainer.hf_language import language_to_hf
 from neva_prep.trainer.hf_load import load_hf_weights, load_pretrained, load_vision, own_piece
@@ -424,6 +430,35 @@ def test_parts_are_filled_from_where_the_config_says(pairs: Any) -> None:
     for name, weight in model.named_parameters():
         same = torch.equal(weight, filled[name])
         assert same != name.startswith("vision_projection"), name
+
+
+@pytest.mark.parametrize("name", ["models/tower", "./models/tower", "~/models/tower"])
+def test_a_towers_weights_come_from_where_its_shapes_do(
+    pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pair = pairs(0)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tower").symlink_to(pair.folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tower = HFCLIPVisionConfig(pretrained_model_name_or_path=name)
+    model = NevaModel(replace(pair.config, vision_transformer_config=tower)).build()
+    assert load_pretrained(model) == ["vision_model"]
+    weight = model.get_parameter("vision_model.tower.pre_layrnorm.weight")
+    assert torch.equal(weight, pair.ours.get_parameter("vision_model.ln_pre.weight"))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("openai/clip", "hf://openai/clip"),
+        ("hf://openai/clip", "hf://openai/clip"),
+        ("/no/such/folder", "/no/such/folder"),
+        ("../no/such", "../no/such"),
+    ],
+)
+def test_a_tower_that_is_no_folder_here_is_the_hubs(name: str, source: str) -> None:
+    assert tower_source(HFCLIPVisionConfig(pretrained_model_name_or_path=name)) == source
 
 
 @pytest.mark.parametrize("more", [8, 2048])

@@ -136,10 +136,15 @@ def resolve(config: NevaConfig) -> NevaConfig:
     vision = config.vision_transformer_config
     if not isinstance(vision, HFCLIPVisionConfig) or vision.shape is not None:
         return config
-    name = vision.pretrained_model_name_or_path
-    source = name if name.startswith("hf://") or Path(name).exists() else f"hf://{name}"
-    shape = read_vision(hf_folder(source, weights=False))
+    shape = read_vision(hf_folder(tower_source(vision), weights=False))
     return replace(config, vision_transformer_config=replace(vision, shape=shape))
+
+
+def tower_source(tower: HFCLIPVisionConfig) -> str:
+    """Where a vision tower's shapes and weights come from: a folder, or `hf://` and its name."""
+    name = tower.pretrained_model_name_or_path
+    is_path = name.startswith(("hf://", "/", ".", "~")) or Path(name).is_dir()
+    return name if is_path else f"hf://{name}"
 
 
 def read_vision(folder: Path) -> VisionConfig:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .config import NevaConfig
+from .hf_config import tower_source
 from .hf_files import WeightFolder
 from .hf_map import Tie, language_ties, projector_ties, vision_ties
 from .hf_map_vision import encoder_ties, old_internvit_ties
@@ -76,8 +77,7 @@ def load_pretrained(model: Any) -> list[str]:
     neva: NevaConfig = model.neva
     vision, tower = neva.vision_model_from_pretrained, neva.vision_transformer_config
     if vision is None and isinstance(tower, HFCLIPVisionConfig):
-        vision = tower.pretrained_model_name_or_path
-        vision = vision if vision.startswith(("hf://", "/", ".")) else f"hf://{vision}"
+        vision = tower_source(tower)
     sources = {
         "language_model": neva.language_model_from_pretrained,
         "vision_model": vision,
