@@ -9,6 +9,7 @@ from transformers import AutoProcessor
 from neva_prep.dataprep.lesson import save_processor
 from neva_prep.errors import ConfigError
 from neva_prep.loaders import MockDataModule, MultiModalSampleConfig, MultiModalTaskEncoder
+from neva_prep.trainer import recipes
 from neva_prep.trainer.config import NevaConfig
 from neva_prep.trainer.editable import finished
 from neva_prep.trainer.match import check_data
@@ -64,3 +65,29 @@ def test_the_command_lines_packs_take_no_sample_that_is_longer_than_the_model(
         options = DataOptions(path=tmp_path / "chat.json", seq_length=length, pack=True)
         encoder = open_data(options, processor, neva, ParallelConfig()).settings.encoder
         assert (encoder.packed_sequence_size, encoder.rules.max_length) == (length, longest + 1)
+
+
+def test_the_image_token_is_the_tokenizers_and_a_word_of_the_model(processor: Any) -> None:
+    data = data_of(processor, seq_length=256)
+    check(data)
+    with pytest.raises(ConfigError, match=r"'<image>' has the id 4, and the model's .*index=7,"):
+        check(data, tiny.model_config(image_token_index=7))
+    for outside in (72, -1):
+        with pytest.raises(ConfigError, match=f"index={outside}, and the model has 72 words"):
+            check(tiny.mock_data(), tiny.model_config(image_token_index=outside))
+
+
+def test_a_tokenizer_without_an_image_token_is_that_of_a_language_model(processor: Any) -> None:
+    from loader_help import tokenizer
+
+    data = data_of(processor, seq_length=256)
+    words = tokenizer()
+    assert "<image>" not in words.get_vocab()
+    object.__setattr__(data.settings.encoder.preparer.rules, "tokenizer", words)
+    check(data, tiny.model_config(vocab_size=len(words), image_token_index=7))
+
+
+@pytest.mark.parametrize("recipe", ["llava15_7b", "llava15_13b", "neva_llama3_8b", "tiny"])
+def test_the_recipes_image_tokens_are_words_of_their_models(recipe: str) -> None:
+    config = finished(getattr(recipes, recipe).finetune_recipe().model).config
+    assert 0 <= config.image_token_index < config.language_transformer_config.vocab_size

@@ -114,12 +114,35 @@ def _check_images(preparer: Any, neva: NevaConfig) -> None:
 
 
 def _check_words(tokenizer: Any, neva: NevaConfig) -> None:
+    size, index = neva.language_transformer_config.vocab_size, neva.image_token_index
+    if not 0 <= index < size:
+        raise ConfigError(
+            f"model: image_token_index={index}, and the model has {size} words; set "
+            "model.config.image_token_index to the id of the tokenizer's image token"
+        )
     if tokenizer is None:
         return
     owner = getattr(tokenizer, "tokenizer", tokenizer)
-    words, size = len(owner), neva.language_transformer_config.vocab_size
+    words = len(owner)
     if words > size:
         raise ConfigError(
             f"data: the tokenizer has {words} words and the model {size}; use the tokenizer of the "
             "same model"
         )
+    word, theirs = _image_word(owner)
+    if theirs not in (None, index):
+        raise ConfigError(
+            f"data: the tokenizer's {word!r} has the id {theirs}, and the model's "
+            f"image_token_index={index}, so no export could be run with that tokenizer; set "
+            f"model.config.image_token_index={theirs}, or use the tokenizer of the same model"
+        )
+
+
+def _image_word(tokenizer: Any) -> tuple[str, int | None]:
+    """The image token and its id; no id where the tokenizer has none, as that of a language model.
+
+    Training knows images by another mark: the id is what an export looks for.
+    """
+    word = getattr(tokenizer, "image_token", None) or "<image>"
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    return word, vocabulary.get(word)
