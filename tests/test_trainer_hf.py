@@ -251,6 +251,22 @@ def test_settings_survive_the_way_there_and_back(pair: Pair) -> None:
     assert neva_from_hf(settings, "") == pair.config
 
 
+@torch.no_grad()
+def test_heads_of_another_size_survive_the_way_there_and_back(tmp_path: Path) -> None:
+    # Qwen2's config has no head_dim of its own, and takes one.
+    config = LlavaConfig(
+        text_config=Qwen2Config(**TEXT, head_dim=16),
+        vision_config=VISIONS["clip"](),
+        image_token_index=IMAGE_TOKEN,
+    )
+    theirs = LlavaForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path / "hf")
+    out = export_ckpt(import_ckpt(None, tmp_path / "hf", tmp_path / "ckpt"), tmp_path / "out")
+    back = LlavaForConditionalGeneration.from_pretrained(out).eval()
+    batch = expanded(neva_from_hf(read_config(out), ""))
+    assert torch.equal(their_logits(back, batch), their_logits(theirs, batch))
+
+
 def test_rotary_frequencies_of_llama_31_are_hugging_faces() -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

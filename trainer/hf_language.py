@@ -84,7 +84,8 @@ def language_to_hf(config: LanguageConfig) -> dict[str, Any]:
     }
     if config.family == "mistral":
         settings["sliding_window"] = config.window_size
-    if config.family != "qwen2":
+    # Qwen2's own config has no such setting, and those who read it take it where it is told.
+    if config.family != "qwen2" or config.kv_channels is not None:
         settings["head_dim"] = config.head_size
     return settings
 
