@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NevaPrepError
 from .load import load_tokenizer, pick_template, read_conversations
 from .out_file import check_out_file, write_out_file
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from .render import ConversationTemplate, ImagePlacement
     from .rendered import Rendered
 
 SCHEMA_VERSION = 1
@@ -105,7 +106,9 @@ def golden() -> None:
 
 
 @golden.command("record")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
+)
 @click.option("--template", "template_name", help="Name, or a .jinja file.  [default: tokenizer's]")
 @click.option("--tokenizer", "folder", required=True, help="Folder of the tokenizer.")
 @click.option("--front", is_flag=True, help="Move images to the front of their turn.")
@@ -113,25 +116,43 @@ def golden() -> None:
 def golden_record(
     files: tuple[Path, ...], template_name: str | None, folder: str, front: bool, out: Path
 ) -> None:
-    """Write the tokens and labels of the conversations in FILES (JSON lists of records)."""
-    from .golden import record
-
+    """Write the tokens and labels of the conversations in FILES (JSON or JSON lines of records)."""
     check_out_file("--out", out, given=files, begins=GOLDEN_BEGINS)
-    conversations = [pair for path in files for pair in read_conversations(path)]
+    conversations = {path: read_conversations(path) for path in files}
     tokenizer = load_tokenizer(folder)
-    frozen = record(
-        conversations,
-        tokenizer=tokenizer,
-        template=pick_template(template_name, tokenizer),
-        image_placement="front" if front else "keep",
-    )
+    template = pick_template(template_name, tokenizer)
+    frozen: dict[str, Any] = {}
+    for path, named in conversations.items():
+        part = _record_file(path, named, tokenizer, template, "front" if front else "keep")
+        frozen = {**part, "cases": [*frozen.get("cases", ()), *part["cases"]]}
     text = json.dumps(frozen, ensure_ascii=False, indent=1)
     write_out_file("--out", out, f"{text}\n".encode())
-    click.echo(f"{len(conversations)} conversations frozen in {out}", err=True)
+    click.echo(f"{len(frozen['cases'])} conversations frozen in {out}", err=True)
+
+
+def _record_file(
+    path: Path,
+    conversations: list[tuple[str, list[dict[str, Any]]]],
+    tokenizer: Any,
+    template: ConversationTemplate,
+    image_placement: ImagePlacement,
+) -> dict[str, Any]:
+    from .golden import record
+
+    try:
+        return record(
+            conversations,
+            tokenizer=tokenizer,
+            template=template,
+            image_placement=image_placement,
+        )
+    except NevaPrepError as error:
+        message = f"{path}: {error}; correct the record, or leave it out"
+        raise type(error)(message, reason=error.reason) from error
 
 
 @golden.command("check")
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--template", "template_name", help="Name, or a .jinja file.  [default: tokenizer's]")
 @click.option("--tokenizer", "folder", required=True, help="Folder of the tokenizer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON.")
@@ -181,7 +202,7 @@ Examples:
 )
 @click.option("--processor", "folder", required=True, help="Folder that serving loads.")
 @click.option("--template", "template_name", help="Name, or a .jinja file.  [default: tokenizer's]")
-@click.option("--messages", "file", type=click.Path(exists=True, path_type=Path))
+@click.option("--messages", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--image-token", default="<image>", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @click.pass_context
@@ -227,8 +248,19 @@ def _read_frozen(path: Path) -> Any:
     try:
         frozen = json.loads(path.read_text(encoding="utf-8"))
         version = frozen["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+        if version == SCHEMA_VERSION:
+            _check_frozen(frozen)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: is no golden file ({error}); make one with record") from error
     if version != SCHEMA_VERSION:
         raise ConfigError(f"{path}: schema version {version}, this neva-prep reads 1; record again")
+    if not frozen["cases"]:
+        raise ConfigError(f"{path}: holds no conversation, so that nothing is checked; record some")
     return frozen
+
+
+def _check_frozen(frozen: Any) -> None:
+    """Look up all that a check needs."""
+    _ = frozen["tokenizer"], frozen["template"]["image_placement"]
+    for case in frozen["cases"]:
+        _ = case["id"], case["messages"], case["tokens"], case["labels"]

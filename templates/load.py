@@ -34,8 +34,9 @@ def pick_template(name: str | None, processor: Any) -> ConversationTemplate:
     """A template by name, from a .jinja file, or the tokenizer's own.
 
     Raises:
-        TemplateError: no template has the name, or the file cannot be read.
-        ConfigError: no name is given and the tokenizer has no template.
+        ConfigError: no template has the name, the file cannot be read, or no name is given and the
+            tokenizer has no template.
+        TemplateError: the file is no template.
     """
     from .config import resolve_template
     from .library import get_template
@@ -47,26 +48,31 @@ def pick_template(name: str | None, processor: Any) -> ConversationTemplate:
         except ValueError as error:
             raise ConfigError(f"{error}") from error
     if not name.endswith(".jinja"):
-        return get_template(name)
+        try:
+            return get_template(name)
+        except TemplateError as error:
+            raise ConfigError(f"{error}; give one of them, or a .jinja file") from error
     try:
         source = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TemplateError(f"{name}: cannot be read ({error}); check the path") from error
+        raise ConfigError(f"{name}: cannot be read ({error}); check the path") from error
     return ConversationTemplate(name=Path(name).stem, chat_template=source)
 
 
 def read_conversations(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The conversations of a JSON file: a list of records, of conversations, or one of them.
+    """The conversations of JSON or JSON lines: records, conversations, or one of them.
+
+    Returns:
+        The id of each, or its number, and its messages.
 
     Raises:
-        ConfigError: the file holds something else.
+        ConfigError: the file holds something else, or nothing.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
-    if isinstance(found, dict) or (found and _is_message(found[0])):
+    found = _read_json(path)
+    if isinstance(found, dict) or (isinstance(found, list) and found and _is_message(found[0])):
         found = [found]
+    if not isinstance(found, list) or not found:
+        raise ConfigError(f"{path}: holds no conversation; give a list of records, or JSON lines")
     named = []
     for number, record in enumerate(found):
         messages = record
@@ -75,9 +81,33 @@ def read_conversations(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
             messages = record.get("conversations") or record.get("messages")
             name = str(record.get("id", number))
         if not isinstance(messages, list) or not messages or not _is_message(messages[0]):
-            raise ConfigError(f"{path}:{number}: holds no conversation; give 'conversations'")
+            raise ConfigError(
+                f"{path}: record {number} holds no conversation; give it 'conversations' or "
+                "'messages', or leave it out"
+            )
         named.append((name, messages))
     return named
+
+
+def _read_json(path: Path) -> Any:
+    """The value of a file of JSON, or the list of those on its lines."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); check the path") from error
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Of an array the error of the whole says where it is broken.
+        if not text.lstrip().startswith("{"):
+            raise ConfigError(f"{path}: is no JSON ({error}); correct it") from error
+    values = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            values += [json.loads(line)] if line.strip() else []
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}: line {number}: is no JSON ({error}); correct it") from error
+    return values
 
 
 def _is_message(value: Any) -> bool:

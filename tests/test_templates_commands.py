@@ -11,7 +11,7 @@ from test_templates_tokenizers import byte_level, sentencepiece
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.look.command import explain
-from neva_prep.errors import NevaPrepError
+from neva_prep.errors import ConfigError, NevaPrepError
 from neva_prep.templates import encode_conversation, get_template, list_templates
 from neva_prep.templates.commands import golden, parity, templates
 from neva_prep.templates.trace import trace_conversation
@@ -216,3 +216,70 @@ def test_explain_reads_a_converted_dataset_as_it_reads_its_source(
 
 def records(turns: list[dict[str, str]]) -> list[dict[str, object]]:
     return [{"id": name, "conversations": turns} for name in "bc"]
+
+
+def record_golden(files: list[Path], tokenizer_folder: Path, out: Path) -> Result:
+    options = ("--template", "v1", "--tokenizer", tokenizer_folder, "--out", out)
+    return run(golden, "record", *files, *options)
+
+
+def test_golden_reads_lines_as_it_reads_a_list(source: Path, tokenizer_folder: Path) -> None:
+    lines = source.with_name("lines.jsonl")
+    lines.write_text("".join(json.dumps(record) + "\n\n" for record in RECORDS))
+    out, other = source.with_name("one.json"), source.with_name("other.json")
+    assert record_golden([source], tokenizer_folder, out).exit_code == 0
+    assert record_golden([lines], tokenizer_folder, other).exit_code == 0
+    assert out.read_bytes() == other.read_bytes()
+    both = source.with_name("both.json")
+    assert "4 conversations" in record_golden([source, lines], tokenizer_folder, both).stderr
+    lines.write_text(json.dumps(RECORDS[0]) + "\n{\n")
+    error = record_golden([lines], tokenizer_folder, other).exception
+    assert isinstance(error, ConfigError) and "lines.jsonl: line 2: is no JSON" in str(error)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "5", "[5]", "[[]]", "", '"text"'])
+def test_a_set_without_conversations_is_no_golden_set(
+    content: str, source: Path, tokenizer_folder: Path
+) -> None:
+    source.write_text(content)
+    out = source.with_name("golden.json")
+    for found in (
+        record_golden([source], tokenizer_folder, out),
+        run(parity, "--processor", tokenizer_folder, "--messages", source),
+    ):
+        assert isinstance(found.exception, ConfigError), found.output
+        assert str(source) in str(found.exception)
+    assert not out.exists()
+
+
+def test_a_golden_file_that_checks_nothing_does_not_pass(
+    source: Path, tokenizer_folder: Path
+) -> None:
+    out = frozen(source, tokenizer_folder, "v1")
+    whole = json.loads(out.read_text())
+    for spoiled in ({**whole, "cases": []}, {**whole, "cases": [{"id": "a"}]}, [], {"cases": []}):
+        out.write_text(json.dumps(spoiled))
+        found = run(golden, "check", out, "--template", "v1", "--tokenizer", tokenizer_folder)
+        assert isinstance(found.exception, ConfigError), found.output
+    options = ("--template", "v1", "--tokenizer", tokenizer_folder)
+    assert run(golden, "check", source.parent, *options).exit_code == 2
+
+
+def test_a_record_that_cannot_be_frozen_is_told_with_its_file(
+    source: Path, tokenizer_folder: Path
+) -> None:
+    bad = source.with_name("bad.json")
+    bad.write_text(json.dumps([{"id": "x", "messages": [{"role": "narrator", "content": "a"}]}]))
+    error = record_golden([source, bad], tokenizer_folder, source.with_name("g.json")).exception
+    assert isinstance(error, NevaPrepError)
+    assert str(error).startswith(f"{bad}: x: ") and "correct the record" in str(error)
+
+
+def test_an_unknown_template_is_a_usage_error(source: Path, tokenizer_folder: Path) -> None:
+    for name in ("v9", "none.jinja"):
+        for found in (
+            run(templates, "show", name),
+            run(explain, source, "--template", name, "--tokenizer", tokenizer_folder),
+        ):
+            assert isinstance(found.exception, ConfigError)
+            assert name in str(found.exception)
