@@ -12,7 +12,8 @@ from lora_help import LANGUAGE, adapted, build, logits, named, stir, train
 from trainer_help import TINY, one_rank
 
 from neva_prep.errors import ConfigError
-from neva_prep.trainer.lora import LoRA
+from neva_prep.trainer import NevaModel
+from neva_prep.trainer.lora import LoRA, add_lora
 from neva_prep.trainer.merge import merge, unmerge, without_adapters
 
 
@@ -31,6 +32,22 @@ def test_fresh_adapters_change_nothing_and_keep_all_names() -> None:
     keys = {entry.key for entry in sharded(model)}
     assert keys >= {entry.key for entry in sharded(plain)}
     assert {key.rpartition(".")[2] for key in keys} >= {"lora_a", "lora_b"}
+
+
+def test_a_seed_draws_adapters_whatever_was_drawn_before() -> None:
+    def drawn_by(seed: int) -> dict[str, torch.Tensor]:
+        model = NevaModel(TINY).build()
+        add_lora([model], LoRA(dim=4), seed=seed)
+        return named(model)
+
+    one, other, again = drawn_by(1), drawn_by(2), drawn_by(1)
+    drawn = [name for name in one if name.endswith(".lora_a")]
+    assert drawn
+    assert all(torch.equal(one[name], again[name]) for name in drawn)
+    assert not any(torch.equal(one[name], other[name]) for name in drawn)
+    # Layers of one shape differ, too.
+    first, second = [name for name in drawn if "language" in name and "qkv" in name][:2]
+    assert not torch.equal(one[first], one[second])
 
 
 def sharded(model: Any) -> list[Any]:

@@ -65,12 +65,13 @@ class LoRA:
             )
 
 
-def add_lora(chunks: Sequence[Any], lora: LoRA) -> None:
+def add_lora(chunks: Sequence[Any], lora: LoRA, *, seed: int = 0) -> None:
     """Attach adapters that change nothing yet, and freeze what the settings freeze.
 
     Args:
         chunks: MCoreNevaModel; all stages of this rank. All ranks call it.
         lora: the settings.
+        seed: of what adapters begin as; the same on all ranks.
 
     Raises:
         ConfigError: a pattern matches no layer on any stage.
@@ -87,7 +88,8 @@ def add_lora(chunks: Sequence[Any], lora: LoRA) -> None:
     _check_patterns(lora.target_modules, [name for name, _ in layers])
     for name, layer in layers:
         if any(_matches(name, pattern) for pattern in lora.target_modules):
-            attach(layer, name, dim=lora.dim, scale=lora.alpha / lora.dim, dropout=lora.dropout)
+            scale = lora.alpha / lora.dim
+            attach(layer, name, dim=lora.dim, scale=scale, dropout=lora.dropout, seed=seed)
 
 
 def layers_of(chunks: Sequence[Any]) -> Iterator[tuple[str, Any]]:

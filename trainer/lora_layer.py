@@ -103,10 +103,12 @@ class LoRARowLinear(_Adapted, RowParallelLinear):  # type: ignore[misc]
         return _sharded(self, {"weight": 1, "lora_a": 1}, prefix, sharded_offsets, metadata)
 
 
-def attach(layer: Any, name: str, *, dim: int, scale: float, dropout: float = 0.0) -> None:
+def attach(
+    layer: Any, name: str, *, dim: int, scale: float, dropout: float = 0.0, seed: int = 0
+) -> None:
     """Give a layer an adapter that changes nothing yet.
 
-    A starts as the same numbers in every layout: they are drawn by the layer's name.
+    A starts as the same numbers in every layout: they are drawn by the seed and the layer's name.
 
     Args:
         layer: ColumnParallelLinear or RowParallelLinear.
@@ -114,6 +116,7 @@ def attach(layer: Any, name: str, *, dim: int, scale: float, dropout: float = 0.
         dim: of the adapter.
         scale: how often it counts.
         dropout: of what it reads.
+        seed: the same on all ranks.
     """
     column = isinstance(layer, ColumnParallelLinear)
     out, width = layer.weight.shape
@@ -126,7 +129,7 @@ def attach(layer: Any, name: str, *, dim: int, scale: float, dropout: float = 0.
     layer.lora_parts = 2 if gated else 1
     layer.lora_scale, layer.lora_dropout, layer.lora_unmerged = scale, dropout, None
     layer.__class__ = LoRAColumnLinear if column else LoRARowLinear
-    start = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    start = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     whole = torch.empty(dim, layer.input_size)
     nn.init.kaiming_uniform_(whole, a=math.sqrt(5), generator=start)
     with torch.no_grad():
