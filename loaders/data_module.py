@@ -16,7 +16,7 @@ from .task_encoder import MultiModalTaskEncoder
 class EnergonMultiModalDataModule(StreamDataModule):
     """Streams of batches from a dataset that convert or `energon prepare` made.
 
-    Works in a plain loop, and in Lightning, which needs no base class for it:
+    Works in a plain loop; for_lightning.py gives Lightning its own class of it:
 
         data = EnergonMultiModalDataModule(path, tokenizer, image_processor, ...)
         for batch in data.train_dataloader():

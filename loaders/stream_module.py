@@ -225,7 +225,7 @@ class StreamDataModule:
         self._saved = None
 
     def teardown(self, stage: str | None = None) -> None:
-        """Lightning's name for `close`."""
+        """NeMo's and Lightning's name for `close`."""
         self.close()
 
     def __enter__(self) -> Self:
