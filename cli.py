@@ -64,7 +64,8 @@ Shell completion:
   eval "$(_NEVA_PREP_COMPLETE=bash_source neva-prep)"     (zsh_source, fish_source)
 \b
 Exit codes: 0 ok, 1 failure, 2 usage, 3 source invalid,
-            4 finished with quarantined records, 130 interrupted.
+            4 finished with quarantined records, 130 interrupted,
+            143 saved and stopped on SIGTERM.
 """
 
 

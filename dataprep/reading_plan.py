@@ -73,6 +73,8 @@ def plan_reading(
     """
     if ranks < 1 or workers < 0:
         raise ConfigError(f"--gpus {ranks} --workers {workers}: give 1 or more, and 0 or more")
+    if not 0 < samples_per_second < float("inf"):
+        raise ConfigError(f"--samples-per-second {samples_per_second:g}: give a number above 0")
     folder = cached_dataset(dataset) if is_remote(dataset) else Path(dataset)
     name = name_of(dataset)
     refuse_blend(folder)

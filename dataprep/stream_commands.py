@@ -17,11 +17,19 @@ Examples:
 """
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--gpus", "ranks", type=int, required=True, help="Data-parallel ranks.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Of each rank.")
+@click.option(
+    "--gpus", "ranks", type=click.IntRange(min=1), required=True, help="Data-parallel ranks."
+)
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Of each rank."
+)
 @click.option("--split", default="train", show_default=True)
-@click.option("--micro-batch-size", type=int, default=1, show_default=True)
-@click.option("--global-batch-size", type=int, help="Samples of a step.  [default: one a rank]")
+@click.option("--micro-batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--global-batch-size",
+    type=click.IntRange(min=1),
+    help="Samples of a step.  [default: one a rank]",
+)
 @click.option(
     "--samples-per-second",
     type=float,

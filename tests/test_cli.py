@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -260,3 +261,12 @@ def test_the_group_can_be_called_from_python() -> None:
 
     ended = CliRunner().invoke(root, ["convert", "--help"])
     assert ended.exit_code == 0 and "SOURCE" in ended.output
+
+
+def test_help_has_every_exit_code_of_the_readme() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (codes,) = re.findall(r"0 ok, 1 failure.*?\.", readme, re.DOTALL)
+    listed = run("--help").stdout
+    assert re.findall(r"\b\d+\b", codes) == re.findall(
+        r"\b\d+\b", listed[listed.index("Exit codes") :]
+    )

@@ -235,6 +235,34 @@ def test_what_is_not_there_is_an_error_of_ours(dataset: Path, folder: str, tmp_p
     assert isinstance(error, ConfigError) and "rejected records are in no batch" in str(error)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--pack", 0),
+        ("--batch", -1),
+        ("--html", "x.html", "--count", 0),
+        ("--html", "x.html", "--count", -5),
+        ("--html", "x.html", "--port", 80),
+        ("--html", "x.html", "--serve"),
+        ("--serve", "--port", 70_000),
+        ("--count", 3),
+        ("--port", 8000),
+        ("--seq-length", 0),
+        ("--micro-batch-size", -1),
+    ],
+)
+def test_numbers_without_sense_or_use_are_refused(
+    dataset: Path, loaded: str, options: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(*_: Any, **__: Any) -> None:
+        raise AssertionError("serves")
+
+    monkeypatch.setattr("neva_prep.dataprep.viewer.serve.serve", serve)
+    found = run(dataset, "--tokenizer", loaded, *options)
+    assert found.exit_code == 2 and "Usage: inspect" in found.output
+    assert not Path("x.html").exists()
+
+
 def test_an_image_processor_is_never_asked_of_the_network(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,3 +78,21 @@ def test_trace_says_when_a_key_or_a_step_is_not_there(dataset: Path, tmp_path: P
     (tmp_path / "log.jsonl").write_text('{"step": 1, "__keys__": ["0"]}\n')
     log = ["--log", str(tmp_path / "log.jsonl"), "--step", "2"]
     assert isinstance(CliRunner().invoke(trace, [str(dataset), *log]).exception, ConfigError)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--samples-per-second", "-5"),
+        ("--samples-per-second", "0"),
+        ("--samples-per-second", "nan"),
+        ("--samples-per-second", "inf"),
+        ("--global-batch-size", "0"),
+        ("--micro-batch-size", "-1"),
+        ("--workers", "-1"),
+    ],
+)
+def test_plan_refuses_numbers_without_sense(dataset: Path, options: tuple[str, str]) -> None:
+    result = CliRunner().invoke(plan, [str(dataset), "--gpus", "1", *options])
+    assert result.exit_code == 2 or isinstance(result.exception, ConfigError)
+    assert options[0] in f"{result.output}{result.exception}"

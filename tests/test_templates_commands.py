@@ -257,7 +257,9 @@ def test_a_golden_file_that_checks_nothing_does_not_pass(
 ) -> None:
     out = frozen(source, tokenizer_folder, "v1")
     whole = json.loads(out.read_text())
-    for spoiled in ({**whole, "cases": []}, {**whole, "cases": [{"id": "a"}]}, [], {"cases": []}):
+    half, empty = [{"id": "a"}], list[Any]()
+    broken: list[Any] = [{**whole, "cases": empty}, {**whole, "cases": half}, [], {"cases": []}]
+    for spoiled in broken:
         out.write_text(json.dumps(spoiled))
         found = run(golden, "check", out, "--template", "v1", "--tokenizer", tokenizer_folder)
         assert isinstance(found.exception, ConfigError), found.output

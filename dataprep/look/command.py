@@ -40,32 +40,58 @@ Exit codes: 0 shown, 3 shown, and the record is broken.
 @click.option("--id", "identity", help="Id of the record; found by reading through the records.")
 @click.option("--tokenizer", "tokenizer", help="Folder of the tokenizer; shows the tokens.")
 @click.option("--template", help="Name, or a .jinja file.  [default: NeMo's, as in training]")
-@click.option("--seq-length", type=int, default=2048, show_default=True, help="Most positions.")
 @click.option(
-    "--embeddings", type=int, default=576, show_default=True, help="Positions of an image's tile."
+    "--seq-length",
+    type=click.IntRange(min=1),
+    default=2048,
+    show_default=True,
+    help="Most positions.",
+)
+@click.option(
+    "--embeddings",
+    type=click.IntRange(min=1),
+    default=576,
+    show_default=True,
+    help="Positions of an image's tile.",
 )
 @click.option("--front", is_flag=True, help="Move images to the front of their turn, as LLaVA.")
 @click.option("--image-processor", help="Folder of one; shows images as the model gets them.")
-@click.option("--image-size", type=int, help="The same by size: LLaVA-1.5's processing.")
+@click.option(
+    "--image-size", type=click.IntRange(min=1), help="The same by size: LLaVA-1.5's processing."
+)
 @click.option("--fit", type=click.Choice(["pad", "crop", "squash"]), help="How it gets square.")
-@click.option("--pack", "packs", type=int, help="Show how samples lie in the first N packs.")
-@click.option("--packed-sequence-size", type=int, help="Positions of a pack.")
+@click.option(
+    "--pack", "packs", type=click.IntRange(min=1), help="Show how samples lie in the first N packs."
+)
+@click.option("--packed-sequence-size", type=click.IntRange(min=1), help="Positions of a pack.")
 @click.option(
     "--batch",
     "step",
-    type=int,
+    type=click.IntRange(min=0),
     is_flag=False,
     flag_value=0,
     help="Show a batch as the trainer gets it; the STEP-th.  [default: the first]",
 )
 @click.option(
-    "--micro-batch-size", type=int, default=2, show_default=True, help="Samples, if not packed."
+    "--micro-batch-size",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Samples, if not packed.",
 )
 @click.option("--shuffle", is_flag=True, help="Draw batches as training draws them.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page to a file instead.")
-@click.option("--count", type=int, default=50, show_default=True, help="Samples on that page.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Samples on that page.",
+)
 @click.option("--serve", is_flag=True, help="Show all in the browser instead.")
-@click.option("--port", type=int, default=0, help="Of --serve.  [default: a free one]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Of --serve.  [default: a free one]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON, without pixels.")
 @click.pass_context
 def inspect(
@@ -95,7 +121,8 @@ def inspect(
 
     if sum(name is not None for name in (index, key, identity)) > 1:
         raise click.UsageError("give one of --index, --key and --id, not several")
-    if html is not None and not serve:
+    _check_shown(ctx, html=html, serve=serve)
+    if html is not None:
         from .page import check_page_file
 
         check_page_file(html, dataset)
@@ -179,6 +206,16 @@ def explain(
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         show_table(view, _console())
+
+
+def _check_shown(ctx: click.Context, *, html: Path | None, serve: bool) -> None:
+    """Refuse options that would be left unread."""
+    if html is not None and serve:
+        raise click.UsageError("give one of --html and --serve, not both")
+    for option, of, is_given in (("count", "html", html is not None), ("port", "serve", serve)):
+        source = ctx.get_parameter_source(option)
+        if not is_given and source is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{option} is of --{of}; give that too, or leave it out")
 
 
 def read_settings(

@@ -90,8 +90,8 @@ def write_page(
     """
     check_page_file(out, looked.path)
     if not 0 <= start < len(looked):
-        count = f"it has {len(looked)}" if len(looked) else "it holds none"
-        raise ConfigError(f"{looked.path}: has no record {start}; {count}")
+        holds = f"it has {len(looked)}" if len(looked) else "it holds none"
+        raise ConfigError(f"{looked.path}: has no record {start}; {holds}")
     flow = Flow(looked, settings)
     numbers = range(start, min(start + count, len(looked)))
     facts = [("showing", f"{len(numbers):,} of {len(looked):,}")]
