@@ -337,6 +337,11 @@ def test_the_command_trains_and_exports(tmp_path: Path, lesson: Path) -> None:
         (["--set", "trainer.max_steps"], "write KEY=VALUE"),
         (["--set", "data.seed=3"], "data has options of its own"),
         (["--pack"], "--pack needs --data"),
+        (["--global-batch-size", "64"], "--global-batch-size needs --data"),
+        (["--data", "chat.json", "--global-batch-size", "0"], "0 is not in the range x>=1"),
+        (["--data", "chat.json", "--micro-batch-size", "0"], "0 is not in the range x>=1"),
+        (["--data", "chat.json", "--seq-length", "0"], "0 is not in the range x>=1"),
+        (["--data", "chat.json", "--workers", "-1"], "-1 is not in the range x>=0"),
         (["--stage", "pretrain"], "has no such recipe"),
     ],
 )

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from .editable import Editable
 
 _RECIPES = ("llava15_7b", "llava15_13b", "neva_llama3_8b", "tiny")
+_OF_DATA = (
+    "images",
+    "template",
+    "seq_length",
+    "pack",
+    "micro_batch_size",
+    "global_batch_size",
+)
+"""Options that say nothing of random samples."""
+_COUNT = click.IntRange(min=1)
 _STOPPED = 143
 """What shells say of a process that SIGTERM has ended."""
 
@@ -47,11 +57,17 @@ The same command goes on with a run that was stopped or killed.
     help="Folder of tokenizer and image processor.  [default: the weights' own]",
 )
 @click.option("--template", help="Of conversations, or 'tokenizer'.  [default: NeMo's]")
-@click.option("--seq-length", type=int, help="Most positions of a row.")
+@click.option("--seq-length", type=_COUNT, help="Most positions of a row.")
 @click.option("--pack", is_flag=True, help="Several samples in a row of --seq-length.")
-@click.option("--micro-batch-size", type=int, help="Rows of a batch; 1 with --pack.")
-@click.option("--global-batch-size", type=int, help="Rows of a step, over all ranks.")
-@click.option("--workers", type=int, default=2, show_default=True, help="Readers of each rank.")
+@click.option("--micro-batch-size", type=_COUNT, help="Rows of a batch; 1 with --pack.")
+@click.option("--global-batch-size", type=_COUNT, help="Rows of a step, over all ranks.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Readers of each rank.",
+)
 @click.option("--from", "restore", help="Weights to start from; 'none' for random ones.")
 @click.option("--out", default="runs", show_default=True, help="Gets a folder of the run's name.")
 @click.option("--name", default="default", show_default=True, help="Of the run.")
@@ -125,7 +141,7 @@ def _changed(recipe: Editable, given: dict[str, Any]) -> Editable:
 
 def _with_data(recipe: Editable, given: dict[str, Any]) -> Editable:
     if given["data"] is None:
-        for option in ("images", "template", "seq_length", "pack", "micro_batch_size"):
+        for option in _OF_DATA:
             if given[option]:
                 raise click.UsageError(f"--{option.replace('_', '-')} needs --data")
         return recipe
