@@ -1,4 +1,9 @@
-"""What a template from a stranger may spend: characters, time, and the size of numbers."""
+"""What a template from a stranger may spend: characters, time, and the size of numbers.
+
+Whatever makes a text or list pays for it, and whatever walks through a value (prints, compares,
+sorts it) pays for all that is in it before it does: a list that holds itself twice is made at once
+and never walked through to the end.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +11,44 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sized
-from functools import wraps
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sized, ValuesView
 from typing import Any
 
 from jinja2.exceptions import SecurityError
+from jinja2.utils import Namespace
 
-MAX_SOURCE_CHARS = 200_000
+MAX_SOURCE_CHARS = 100_000
 """Longest template."""
 MAX_COST = 20_000_000
 """Characters that one rendering may make; a loop turn counts as TURN_COST of them."""
+COST_PER_CHAR = 50
+"""What each character of the conversation adds to this: long ones cost more."""
 TURN_COST = 50
+ITEM_COST = 10
+"""An item of a list takes the memory of this many characters."""
 MAX_SECONDS = 3.0
 """Backstop for costs that are not counted; the budget ends a hostile template long before."""
 MAX_NUMBER = 1_000_000
-"""Largest number given to a call or filter, or made by * and **: widths and counts."""
+"""Largest product of a text and a number, and largest width."""
+MAX_INT = 2**256
+"""Largest result of a calculation; identifiers and times are far below."""
 
-WIDE_FORMAT = re.compile(r"\d{4,}|\*|\{[^{}]*:[^{}]*\{")
+_STAR_WIDTH = re.compile(r"%[-+ #0]*[\d.]*\*")
+_NESTED_WIDTH = re.compile(r"\{[^{}]*:[^{}]*\{")
+_NUMBER = re.compile(r"\d+")
 
 
 class Budget(threading.local):
     """What the rendering in this thread may still spend."""
 
-    left: float = MAX_COST
+    left: int = MAX_COST
     deadline: float = 0.0
 
-    def restart(self) -> None:
-        """Begin a rendering."""
-        self.left = MAX_COST
+    def restart(self, given: Any = None) -> None:
+        """Begin a rendering of some variables, or a compilation."""
         self.deadline = time.monotonic() + MAX_SECONDS
+        self.left = MAX_INT
+        self.left = MAX_COST + COST_PER_CHAR * self.weight(given)
 
     def spend(self, cost: int) -> None:
         """Pay, or end the rendering.
@@ -45,67 +59,58 @@ class Budget(threading.local):
         self.left -= cost
         if self.left < 0:
             raise SecurityError(f"the template makes more than {MAX_COST:,} characters of work")
+        if time.monotonic() > self.deadline:
+            raise SecurityError(f"the template runs longer than {MAX_SECONDS:.0f} seconds")
 
     def turn(self, literal_chars: int) -> None:
         """Pay for one turn of a loop or one call of a macro, with its literal text."""
         self.spend(TURN_COST + literal_chars)
-        if time.monotonic() > self.deadline:
-            raise SecurityError(f"the template runs longer than {MAX_SECONDS:.0f} seconds")
 
     def pay(self, value: Any) -> Any:
-        """Pay for a value by its length, and give it back."""
-        if isinstance(value, Sized):
+        """Pay for a value that was made, without what is in it, and give it back."""
+        if isinstance(value, str | range):
             self.spend(len(value))
-        elif isinstance(value, int) and abs(value) > MAX_NUMBER**2:
-            raise SecurityError(f"the template makes a number above {MAX_NUMBER**2:,}")
+        elif isinstance(value, int):
+            if abs(value) > MAX_INT:
+                raise SecurityError("the template makes a number of more than 256 bits")
+            self.spend(1)
+        else:
+            self.spend(ITEM_COST * len(value) if isinstance(value, Sized) else 1)
         return value
 
     def weigh(self, value: Any) -> Any:
         """Pay for everything in a value, and give it back: lists of lists grow fast."""
         if isinstance(value, str):
             self.spend(len(value))
-        elif isinstance(value, Mapping):
-            self.spend(TURN_COST)
-            for inner in value.values():
-                self.weigh(inner)
-        elif isinstance(value, list | tuple):
-            self.spend(TURN_COST)
+        elif isinstance(value, list | tuple | KeysView | ValuesView | ItemsView):
+            self.spend(TURN_COST + len(value))
             for inner in value:
                 self.weigh(inner)
+        elif isinstance(value, Mapping):
+            self.spend(TURN_COST)
+            for key, inner in value.items():
+                self.weigh(key)
+                self.weigh(inner)
+        elif isinstance(value, Namespace):
+            self.weigh(value._Namespace__attrs)
         return value
+
+    def weight(self, value: Any) -> int:
+        """What `weigh` takes for a value, paid."""
+        before = self.left
+        self.weigh(value)
+        return before - self.left
+
+    def searched(self, value: Any) -> Any:
+        """Pay for a look-up in a value (`in`), and give it back: mappings need no walk."""
+        return value if isinstance(value, Mapping) else self.weigh(value)
+
+    def joined(self, *parts: Any) -> str:
+        """`a ~ b`, paid for."""
+        return "".join([str(self.weigh(part)) for part in parts])
 
 
 BUDGET = Budget()
-
-
-def metered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter whose numbers are small and whose input and result are paid for."""
-
-    @wraps(function)
-    def measured(*args: Any, **kwargs: Any) -> Any:
-        check_numbers((*args, *kwargs.values()))
-        BUDGET.spend(TURN_COST)
-        texts = [BUDGET.weigh(arg) for arg in args if isinstance(arg, str | list | tuple | Mapping)]
-        if function.__name__ == "do_replace" and len(texts) > 2:
-            BUDGET.spend(replacement_chars(*texts[-3:]))
-        if function.__name__ == "do_indent" and len(args) > 1:
-            check_growth("*", args[0], args[1])
-        return BUDGET.pay(function(*args, **kwargs))
-
-    return measured
-
-
-def join(value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:
-    """Texts, joined, and paid for before they are."""
-    items = list(value)
-    if attribute is not None:
-        items = [item[attribute] for item in items]
-    return d.join([str(item) for item in check_join(d, items)])
-
-
-def replacement_chars(text: str, old: Any, new: Any) -> int:
-    """Characters that a replacement may add."""
-    return text.count(str(old)) * len(str(new))
 
 
 def check_join(separator: str, items: Iterable[Any]) -> list[Any]:
@@ -115,15 +120,23 @@ def check_join(separator: str, items: Iterable[Any]) -> list[Any]:
     return listed
 
 
+def check_replace(text: str, old: str, new: str) -> None:
+    """Pay for the characters that a replacement may add."""
+    BUDGET.spend(text.count(old) * len(new))
+
+
 def check_growth(operator: str, left: Any, right: Any) -> None:
     """Refuse a product or power that would be large, before it is made."""
     if operator == "**":
         too_big = not (_is_small(left, MAX_NUMBER) and _is_small(right, 64))
     elif isinstance(left, Sized) or isinstance(right, Sized):
-        text, times = (left, right) if isinstance(left, Sized) else (right, left)
-        too_big = isinstance(times, int) and len(text) * times > MAX_NUMBER
+        many, times = (left, right) if isinstance(left, Sized) else (right, left)
+        times = max(times, 0) if isinstance(times, int) else 0
+        too_big = len(many) * times > MAX_NUMBER
+        if not too_big and not isinstance(many, str):
+            BUDGET.spend(BUDGET.weight(many) * times)
     else:
-        too_big = not (_is_small(left, MAX_NUMBER**2) and _is_small(right, MAX_NUMBER**2))
+        too_big = False
     if too_big:
         raise SecurityError(f"{operator} would make something larger than {MAX_NUMBER:,}")
 
@@ -132,23 +145,25 @@ def _is_small(value: Any, most: int) -> bool:
     return not isinstance(value, int | float) or abs(value) <= most
 
 
-def check_format(text: str) -> None:
-    """Refuse a format that pads to a great width."""
-    if WIDE_FORMAT.search(text):
-        raise SecurityError("a format with a width above 999 is not offered to templates")
+def check_format(text: str, opener: str, values: Any) -> None:
+    """Pay for a formatted text: each field may show every value, padded to any number in it.
+
+    Args:
+        text: the format.
+        opener: what begins a field: `%` or `{`.
+        values: what it is filled with.
+    """
+    if (_STAR_WIDTH if opener == "%" else _NESTED_WIDTH).search(text):
+        raise SecurityError("a format whose width is a variable is not offered to templates")
+    BUDGET.spend(sum(map(int, _NUMBER.findall(text))))
+    BUDGET.spend(text.count(opener) * BUDGET.weight(values))
 
 
-def check_numbers(values: tuple[Any, ...]) -> None:
-    """Refuse great numbers: they are widths and counts."""
+def check_numbers(values: Iterable[Any]) -> None:
+    """Refuse great numbers where they are widths and counts."""
     for value in values:
         if isinstance(value, int) and abs(value) > MAX_NUMBER:
-            raise SecurityError(f"a number above {MAX_NUMBER:,} is not accepted by calls")
-
-
-def concat(*parts: Any) -> str:
-    """`a ~ b`, paid for."""
-    texts = [str(BUDGET.weigh(part)) for part in parts]
-    return "".join(texts)
+            raise SecurityError(f"a width or count above {MAX_NUMBER:,} is not accepted")
 
 
 def to_json(

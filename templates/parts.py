@@ -11,46 +11,52 @@ from collections.abc import Iterator
 
 from jinja2 import nodes
 
+from .metered import walk
+
 KEEP_LISTS = {"d", "default", "list", "reverse", "select", "reject", "sort", "unique"}
 """Filters that give a list of parts when they get one."""
 TAKE_PARTS = {"selectattr", "rejectattr", "groupby"}
 """Filters that look into the items of a list."""
+MAX_NAMES = 8
+"""Names that content is followed through, one after the other."""
 FIELDS = {"text", "type"}
 """What a part has."""
 
 
 def takes_parts(tree: nodes.Template) -> bool:
     """Whether some expression of a template takes content apart."""
-    names = _names_of_content(tree)
-    return any(_may_be_content(loop.iter, names) for loop in tree.find_all(nodes.For)) or any(
-        _looks_into_parts(node, names)
-        for node in tree.find_all((nodes.Filter, nodes.Getattr, nodes.Getitem))
+    every = list(walk([tree]))
+    names = _names_of_content(every)
+    return any(
+        _may_be_content(node.iter, names)
+        if isinstance(node, nodes.For)
+        else _looks_into_parts(node, names)
+        for node in every
     )
 
 
-def _names_of_content(tree: nodes.Template) -> set[str]:
+def _names_of_content(every: list[nodes.Node]) -> set[str]:
     """Variables and parameters of macros that may hold content, wherever they are set."""
-    bindings = list(_bindings(tree))
+    bindings = list(_bindings(every))
     names: set[str] = set()
-    while more := {
-        name for name, value in bindings if name not in names and _may_be_content(value, names)
-    }:
-        names |= more
+    for _ in range(MAX_NAMES):
+        names |= {name for name, value in bindings if _may_be_content(value, names)}
     return names
 
 
-def _bindings(tree: nodes.Template) -> Iterator[tuple[str, nodes.Node]]:
-    for assign in tree.find_all(nodes.Assign):
-        yield from _bound(assign.target, assign.node)
-    for block in tree.find_all(nodes.With):
-        for target, value in zip(block.targets, block.values, strict=True):
-            yield from _bound(target, value)
-    macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
-    for call in tree.find_all(nodes.Call):
-        macro = macros.get(call.node.name) if isinstance(call.node, nodes.Name) else None
-        if macro is not None:
-            yield from ((name.name, arg) for name, arg in zip(macro.args, call.args, strict=False))
-            yield from ((keyword.key, keyword.value) for keyword in call.kwargs)
+def _bindings(every: list[nodes.Node]) -> Iterator[tuple[str, nodes.Node]]:
+    macros = {node.name: node for node in every if isinstance(node, nodes.Macro)}
+    for node in every:
+        if isinstance(node, nodes.Assign):
+            yield from _bound(node.target, node.node)
+        elif isinstance(node, nodes.With):
+            for target, value in zip(node.targets, node.values, strict=True):
+                yield from _bound(target, value)
+        elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name):
+            macro = macros.get(node.node.name)
+            names = [name.name for name in macro.args] if macro else []
+            yield from zip(names, node.args, strict=False)
+            yield from ((pair.key, pair.value) for pair in node.kwargs if macro)
 
 
 def _bound(target: nodes.Node, value: nodes.Node) -> Iterator[tuple[str, nodes.Node]]:

@@ -7,15 +7,16 @@ what stands between the marks is trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from jinja2 import Template, nodes
+from jinja2.compiler import CodeGenerator
 from jinja2.exceptions import SecurityError
 from jinja2.exceptions import TemplateError as JinjaError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from .budget import (
@@ -26,23 +27,19 @@ from .budget import (
     check_growth,
     check_join,
     check_numbers,
-    concat,
-    join,
-    metered,
-    replacement_chars,
+    check_replace,
     to_json,
 )
+from .filters import metered_filters, metered_tests
+from .metered import metered
 from .parts import takes_parts
 
 OPEN_NAME, CLOSE_NAME = "generation_open_", "generation_close_"
 """Variables that hold the two marks."""
-FILTERS = (
-    *("abs", "attr", "batch", "capitalize", "count", "d", "default", "dictsort", "e", "escape"),
-    *("first", "float", "groupby", "indent", "int", "items", "last", "length", "list", "lower"),
-    *("map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "safe"),
-    *("select", "selectattr", "slice", "sort", "string", "sum", "title", "trim", "unique"),
-    *("upper", "wordcount"),
-)
+_REFUSED = {"encode", "expandtabs", "maketrans", "striptags", "to_bytes", "translate"}
+"""Methods that multiply a text, or make bytes, which have ways of their own to do so."""
+_COMPARE_EACH = {"lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"}
+"""Methods that may compare every character with every one of their argument."""
 
 
 class Generation(Extension):
@@ -66,67 +63,106 @@ _DIALECT: dict[str, Any] = {
 }
 
 
+class _PaidCode(CodeGenerator):
+    """Python code for a template; a template may be written so that this takes long."""
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        """The code of a node, within the budget."""
+        BUDGET.spend(1)
+        return super().visit(node, *args, **kwargs)
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """Chat-template dialect of Jinja, without any way to run for long or to reach Python."""
 
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
+    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
+    code_generator_class = _PaidCode
 
     def __init__(self) -> None:
-        super().__init__(finalize=BUDGET.weigh, **_DIALECT)
-        self.filters = {name: metered(self.filters[name]) for name in FILTERS}
-        self.filters |= {"tojson": metered(to_json), "join": join}
+        # The optimizer tries each part of an expression anew for each part that it stands in.
+        super().__init__(finalize=BUDGET.weigh, optimized=False, **_DIALECT)
+        self.filters = metered_filters(self.filters)
+        self.tests = metered_tests(self.tests)
         self.globals = {
             name: self.globals[name] for name in ("cycler", "dict", "joiner", "namespace", "range")
         }
         self.globals["raise_exception"] = _raise_exception
-        self.turn, self.weigh, self.concat_metered = BUDGET.turn, BUDGET.weigh, concat
+        self.turn, self.pay, self.weigh = BUDGET.turn, BUDGET.pay, BUDGET.weigh
+        self.searched, self.joined = BUDGET.searched, BUDGET.joined
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree = super()._parse(source, name, filename)
-        for body in _repeated_bodies(tree):
-            literals = [data for node in body for data in node.find_all(nodes.TemplateData)]
-            cost: nodes.Expr = nodes.Const(sum(len(data.data) for data in literals))
-            body.insert(0, nodes.ExprStmt(_call("turn", [cost]), lineno=1))
-        for assign in tree.find_all(nodes.Assign):
-            assign.node = _call("weigh", [assign.node])
-        for block in tree.find_all(nodes.With):
-            block.values = [_call("weigh", [value]) for value in block.values]
-        return _meter_concatenations(tree)
+        return metered(super()._parse(source, name, filename))
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
         """Refuse at once; Jinja's own answer prints as an empty text when nothing follows."""
         raise SecurityError(f"access to attribute {attribute!r} is unsafe")
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """An attribute; filters look up long chains of them for many items."""
+        BUDGET.spend(1)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """An item, after the walk through its key is paid for."""
+        BUDGET.spend(1)
+        if isinstance(argument, tuple):
+            BUDGET.weigh(argument)
+        return super().getitem(obj, argument)
+
     def wrap_str_format(self, value: Any) -> Any:
-        """`str.format`, confined, and without great widths."""
+        """`str.format`, confined and paid for."""
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            check_format(value.__self__)
-        return wrapped
+        if wrapped is None:
+            return None
+
+        def paid(*args: Any, **kwargs: Any) -> Any:
+            check_format(value.__self__, "{", (*args, kwargs))
+            return wrapped(*args, **kwargs)
+
+        return paid
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """An operator whose result is paid for, after a check that it stays small."""
         if operator in ("*", "**"):
             check_growth(operator, left, right)
-        if operator == "%" and isinstance(left, str):
-            check_format(left)
-            BUDGET.weigh(right)
+        elif operator == "%" and isinstance(left, str):
+            check_format(left, "%", right)
         return BUDGET.pay(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """A call whose numbers are small and whose result is paid for."""
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if isinstance(owner, str):
-            BUDGET.spend(len(owner) + TURN_COST)
-            if name in ("expandtabs", "translate"):
-                raise SecurityError(f"str.{name} is not offered to templates")
-            elif name == "replace" and len(args) > 1:
-                BUDGET.spend(replacement_chars(owner, args[0], args[1]))
-            elif name == "join" and args:
-                args = (check_join(owner, args[0]), *args[1:])
-        check_numbers((*args, *kwargs.values()))
-        BUDGET.weigh(args)
+        if owner is BUDGET:
+            return __obj(*args)
+        # A macro does nothing to its arguments; what its body does is paid for there.
+        if not isinstance(__obj, Macro):
+            BUDGET.weigh((args, kwargs))
+        if isinstance(owner, str | int | list | tuple | bytes):
+            args = _check_method(owner, name, args, kwargs)
         return BUDGET.pay(super().call(__context, __obj, *args, **kwargs))
+
+
+def _check_method(
+    owner: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The arguments of a method, after what it will do is paid for."""
+    if name in _REFUSED or isinstance(owner, bytes):
+        raise SecurityError(f"{type(owner).__name__}.{name} is not offered to templates")
+    if name in ("join", "replace") and kwargs:
+        raise SecurityError(f"str.{name} takes no names of arguments")
+    BUDGET.spend(TURN_COST)
+    if not isinstance(owner, str):
+        BUDGET.weigh(owner)
+    check_numbers((*args, *kwargs.values()) if isinstance(owner, str | int) else ())
+    if isinstance(owner, str):
+        BUDGET.spend(len(owner))
+        if name in _COMPARE_EACH:
+            BUDGET.spend(len(owner) * sum(len(arg) for arg in args if isinstance(arg, str)))
+        elif name == "replace" and len(args) > 1:
+            check_replace(owner, args[0], args[1])
+        elif name == "join" and args:
+            return check_join(owner, args[0]), *args[1:]
+    return args
 
 
 @lru_cache(maxsize=1)
@@ -183,7 +219,7 @@ def render_source(source: str, variables: dict[str, Any], *, trusted: bool = Fal
     template = compile_template(source, trusted)
     if trusted:
         return template.render(variables)
-    BUDGET.restart()
+    BUDGET.restart(variables)
     blocks = []
     for block in template.generate(variables):
         BUDGET.spend(len(block))
@@ -194,35 +230,6 @@ def render_source(source: str, variables: dict[str, Any], *, trusted: bool = Fal
 def _check_length(source: str) -> None:
     if len(source) > MAX_SOURCE_CHARS:
         raise JinjaError(f"the template has more than {MAX_SOURCE_CHARS:,} characters")
-
-
-def _repeated_bodies(tree: nodes.Template) -> Iterator[list[nodes.Node]]:
-    """Statements that may run more than once: of loops, macros and call blocks."""
-    for loop in tree.find_all(nodes.For):
-        yield loop.body
-    for macro in tree.find_all(nodes.Macro):
-        yield macro.body
-    for block in tree.find_all(nodes.CallBlock):
-        yield block.body
-
-
-def _call(attribute: str, arguments: list[Any]) -> nodes.Call:
-    target = nodes.EnvironmentAttribute(attribute)
-    return nodes.Call(target, arguments, [], None, None)
-
-
-def _meter_concatenations(tree: nodes.Template) -> nodes.Template:
-    """Turn every `a ~ b` into a call that pays for the text."""
-    for node in tree.find_all(nodes.Node):
-        for field, value in node.iter_fields():
-            if isinstance(value, nodes.Concat):
-                setattr(node, field, _call("concat_metered", value.nodes))
-            elif isinstance(value, list):
-                value[:] = [
-                    _call("concat_metered", item.nodes) if isinstance(item, nodes.Concat) else item
-                    for item in value
-                ]
-    return tree
 
 
 def _raise_exception(message: str) -> None:
