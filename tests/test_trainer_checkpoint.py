@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import time
@@ -24,7 +25,7 @@ from fit_help import (
 )
 
 from neva_prep.cli import root
-from neva_prep.errors import ConfigError
+from neva_prep.errors import ConfigError, TrainingError
 from neva_prep.trainer import fit
 from neva_prep.trainer.checkpoint import MARKER, checkpoint_path, checkpoints_of, prune
 from neva_prep.trainer.editable import finished
@@ -129,6 +130,30 @@ def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:
     assert names == ["step-00000005", "step-00000006"]
     assert report.checkpoint.name == names[-1]
     assert sorted(path.name for path in report.checkpoint.parent.iterdir()) == names
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_stays(
+    folder: Path, whole: Job, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    full = job(folder, f"full-{behind}", log__ckpt__async_save=behind)
+    log, limits = RunLog.step, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def then_fill_the_disk(self: Any, row: StepRow) -> None:
+        log(self, row)
+        if row.step == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+
+    monkeypatch.setattr(RunLog, "step", then_fill_the_disk)
+    try:
+        with pytest.raises(TrainingError, match=r"step-00000006: cannot be written \(.*stay"):
+            run_here(full)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints_of(folder / full["name"])] == ["step-00000003"]
+    run_here(full)
+    assert rows(full) == rows(whole)
 
 
 def test_saving_in_the_background_saves_the_same(folder: Path, whole: Job) -> None:

@@ -27,7 +27,7 @@ from .build import Training, whole_weights
 from .config_file import write_config
 from .logs import BOARD_FOLDER, LOG_FILE
 from .optimizer_state import load_optimizer, sharded_optimizer, sharded_weights
-from .save_async import Writer
+from .save_async import Writer, told
 from .saved import lora_path
 from .share import reads_data
 from .weights import config_path, hf_files, load_weights, weights_folder
@@ -89,18 +89,21 @@ def save_checkpoint(
         keep_last: checkpoints that are kept, this one included; 0 keeps all.
         files: folder with the tokenizer's and processor's files.
         facts: put into training.json.
+
+    Raises:
+        TrainingError: it cannot be written, or the one before cannot that was under way.
     """
     writer.finish()
     target = checkpoint_path(run, step)
     part = target.with_name(target.name + ".tmp")
     if _first():
-        shutil.rmtree(part, ignore_errors=True)
-        for folder in (weights_folder(part), part / "optimizer", part / "ranks", hf_files(part)):
-            folder.mkdir(parents=True)
+        with told(target):
+            _make_folders(part)
     torch.distributed.barrier()
-    _save_ranks(data, part / "ranks")
-    if _first():
-        _write_context(training, part, files, data)
+    with told(target):
+        _save_ranks(data, part / "ranks")
+        if _first():
+            _write_context(training, part, files, data)
     with whole_weights(training):
         weights = sharded_weights(training)
         optimizer = sharded_optimizer(training, weights, loading=False)
@@ -117,7 +120,15 @@ def save_checkpoint(
             # The other ranks may look for it from here on.
             torch.distributed.barrier()
 
-        writer.write([(weights, weights_folder(part)), (optimizer, part / "optimizer")], commit)
+        writer.write(
+            target, [(weights, weights_folder(part)), (optimizer, part / "optimizer")], commit
+        )
+
+
+def _make_folders(part: Path) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    for folder in (weights_folder(part), part / "optimizer", part / "ranks", hf_files(part)):
+        folder.mkdir(parents=True)
 
 
 def load_checkpoint(training: Training, data: Any, checkpoint: Path) -> dict[str, Any]:

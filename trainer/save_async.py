@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import multiprocessing
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import TrainingError
 from .compat import prepare_megatron
 
 _FORMAT = ("torch_dist", 1)
@@ -24,14 +26,24 @@ class Writer:
         self._in_background = in_background
         self._queue: Any = None
         self._commit: Callable[[], None] | None = None
+        self._target = Path()
 
-    def write(self, parts: Parts, commit: Callable[[], None]) -> None:
+    def write(self, target: Path, parts: Parts, commit: Callable[[], None]) -> None:
         """Write; all ranks call it.
 
         Args:
+            target: what it will be called, for messages.
             parts: sharded states and their folders, which exist.
             commit: called on all ranks when everything is written.
+
+        Raises:
+            TrainingError: it cannot be written; so do `poll`, `finish` and `close`.
         """
+        self._target = target
+        with told(target):
+            self._write(parts, commit)
+
+    def _write(self, parts: Parts, commit: Callable[[], None]) -> None:
         prepare_megatron()
         from megatron.core import dist_checkpointing
 
@@ -57,15 +69,11 @@ class Writer:
 
     def poll(self) -> None:
         """See whether one has come to its end; all ranks call it after each step."""
-        if self._commit is not None:
-            self._queue.maybe_finalize_async_calls(blocking=False)
-            self._end()
+        self._look(wait=False)
 
     def finish(self) -> None:
         """Wait for the one that is under way; all ranks call it."""
-        if self._commit is not None:
-            self._queue.maybe_finalize_async_calls(blocking=True)
-            self._end()
+        self._look(wait=True)
 
     def close(self) -> None:
         """Finish, and end the writing process; all ranks call it."""
@@ -86,10 +94,41 @@ class Writer:
                 process.kill()
                 process.join()
 
-    def _end(self) -> None:
-        if self._commit is not None and not self._queue.get_num_unfinalized_calls():
-            commit, self._commit = self._commit, None
-            commit()
+    def _look(self, *, wait: bool) -> None:
+        if self._commit is None:
+            return
+        with told(self._target):
+            self._queue.maybe_finalize_async_calls(blocking=wait)
+            if not self._queue.get_num_unfinalized_calls():
+                commit, self._commit = self._commit, None
+                commit()
+
+
+@contextmanager
+def told(target: Path) -> Iterator[None]:
+    """Tell of a failure which checkpoint there will not be, and why.
+
+    Raises:
+        TrainingError: what is inside failed at writing.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        raise TrainingError(
+            f"{target}: cannot be written ({_cause(error)}); the checkpoints before it stay: see "
+            "whether the disk is full, and the same command goes on from the last one"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong on the first rank where it did."""
+    failures = getattr(error, "failures", None)
+    if failures:
+        error = next(iter(failures.values()))[0]
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
 
 
 def _report_to_a_queue_of_its_own(*, in_background: bool) -> None:
