@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from convert_help import Converted, convert_in, files_of, make_source, record, text_record, turns
+from handmade import picture
 from html_help import assert_nothing_runs, elements, text_of
 from loader_help import encoder
 from PIL import Image
@@ -297,3 +299,29 @@ def test_a_port_that_is_taken_is_an_error(url: str, looked: Looked) -> None:
     port = int(url.split(":")[2].partition("/")[0])
     with pytest.raises(ConfigError, match=f"port {port} cannot be taken"):
         serve(looked, port=port)
+
+
+def test_a_very_long_record_keeps_nobody_waiting(tmp_path: Path) -> None:
+    made = convert_in(tmp_path, [text_record("a"), text_record("b", "Why? " * 40_000, "So.")])
+    with running(open_looked(made.out), settings=settings()) as address:
+        wait_for(address)
+        page = ask(f"{address}sample/1?tab=tokens")
+        assert page.status == 200
+        assert "too long to show: 200,003 characters, where tokens are made of 131,072" in text_of(
+            page.tree
+        )
+        assert listed(ask(f"{address}?state=long")) == ["b"]
+        page = ask(f"{address}sample/0?tab=tokens")
+        assert "too long" not in text_of(page.tree) and elements(page.tree, css="stream")
+
+
+def test_a_folder_of_tars_is_shown_with_what_convert_would_reject(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name, content in (("1.txt", b"A cat."), ("1.jpg", picture()), ("2.txt", b"A dog.")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with running(open_looked(tmp_path)) as address:
+        wait_for(address)
+        for page in ("", "sample/0", "quarantine", "rejected/1"):
+            assert ask(f"{address}{page}").status == 200, page

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...errors import NevaPrepError
+from ...errors import NevaPrepError, PackError
 from .view import BatchView, RecordView, SampleView, TokensView
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ...loaders.task_encoder import MultiModalTaskEncoder
     from .open import Looked
     from .settings import LookSettings
+
+
+CHARACTERS_PER_POSITION = 64
+"""Far more than tokenizers put into one on average."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +51,44 @@ class Stops:
         return () if self.sample is None else tuple(turn.role for turn in self.sample.turns)
 
 
+def most_characters(settings: LookSettings | None) -> int:
+    """Characters of a sample beyond which no row can hold it, whatever the tokenizer."""
+    known = () if settings is None else (settings.seq_length, settings.packed_sequence_size)
+    return CHARACTERS_PER_POSITION * max([n for n in known if n is not None], default=4096)
+
+
+def _characters(value: Any) -> int:
+    """Of all texts in a value; who says them is none."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        value = [part for name, part in value.items() if name not in ("from", "role")]
+    elif not isinstance(value, list | tuple):
+        return 0
+    return sum(map(_characters, value))
+
+
 class Flow:
     """Takes records from stop to stop, as far as the settings reach; any thread may ask."""
 
-    def __init__(self, looked: Looked, settings: LookSettings | None = None) -> None:
+    def __init__(
+        self,
+        looked: Looked,
+        settings: LookSettings | None = None,
+        *,
+        max_characters: int | None = None,
+    ) -> None:
         """Take what is looked at; nothing heavy is imported until it is needed.
 
         Args:
             looked: records by their number.
             settings: what training would be given; None shows images as the source has them, and
                 no tokens.
+            max_characters: of a sample whose tokens are made; None for no limit.
         """
         self.looked = looked
         self.settings = settings
+        self._max_characters = max_characters
         self._lock = threading.RLock()
 
     @property
@@ -84,10 +113,14 @@ class Flow:
         """The tokens; None without a tokenizer."""
         if not self.has_tokens:
             return None
-        from .tokens import view_tokens
+        from .tokens import view_sample_tokens
 
+        sample = self.looked.encodable(index)
+        if error := self._too_long(sample):
+            key, name = str(sample.__key__), str(getattr(sample, "id", sample.__key__))
+            return TokensView(key=key, id=name, template="", error=str(error), reason=error.reason)
         with self._lock:  # A fast tokenizer refuses two threads at a time.
-            return view_tokens(self.looked, index, self.encoder)
+            return view_sample_tokens(sample, self.encoder)
 
     def measure(self, index: int) -> tuple[int | None, int | None, str | None]:
         """Positions of a sample and its trained tokens, or why training would skip it.
@@ -102,6 +135,8 @@ class Flow:
             sample = self.looked.encodable(index)
             if isinstance(sample, FailedSample):
                 raise sample.error
+            if error := self._too_long(sample):
+                raise error
             with self._lock:
                 prepared = self.encoder.preparer.tokens(sample)
         except NevaPrepError as error:
@@ -135,6 +170,19 @@ class Flow:
             yield from view_batches(module, self.looked, steps=steps)
         finally:
             module.close()
+
+    def _too_long(self, sample: Any) -> PackError | None:
+        """Why the tokens of a sample are not made: they would keep everybody waiting."""
+        if self._max_characters is None:
+            return None
+        found = _characters(getattr(sample, "messages", None) or getattr(sample, "__dict__", {}))
+        if found <= self._max_characters:
+            return None
+        return PackError(
+            f"too long to show: {found:,} characters, where tokens are made of "
+            f"{self._max_characters:,}; neva-prep inspect --index shows it on the terminal",
+            reason="too_long",
+        )
 
     @cached_property
     def encoder(self) -> MultiModalTaskEncoder:

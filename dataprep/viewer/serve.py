@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigError
-from ..look.stops import Flow
+from ..look.stops import Flow, most_characters
 
 if TYPE_CHECKING:
     import uvicorn
@@ -96,7 +96,7 @@ def _prepare(
     bound = _bind(port)
     port = bound.getsockname()[1]
     token = secrets.token_urlsafe(24)
-    flow = Flow(looked, settings)
+    flow = Flow(looked, settings, max_characters=most_characters(settings))
     site = Site(flow=flow, catalogue=Catalogue(flow), batches=Batches(flow), base=f"/{token}")
     app = make_app(site, token=token, hosts=[f"{LOOPBACK}:{port}", f"localhost:{port}"])
     config = uvicorn.Config(

@@ -42,7 +42,7 @@ class Site:
     @cached_property
     def rejected(self) -> Looked:
         """Rejected records by their number: of a dataset those in its quarantine."""
-        if not self.looked.path.is_dir():
+        if self.looked.kind == "source" or not self.looked.path.is_dir():
             return self.looked
         return open_looked(self.looked.path / QUARANTINE_FILE)
 
