@@ -31,6 +31,7 @@ from neva_prep.trainer.checkpoint import MARKER, checkpoint_path, checkpoints_of
 from neva_prep.trainer.editable import finished
 from neva_prep.trainer.logs import RunLog, StepRow, read_log
 from neva_prep.trainer.start import find_start
+from neva_prep.trainer.step import train_step
 
 
 @pytest.fixture(scope="module")
@@ -304,16 +305,13 @@ def test_what_changes_nothing_of_the_state_may_change(adapted: Job) -> None:
 def test_adams_settings_are_the_recipes_also_after_a_resume(
     folder: Path, monkeypatch: pytest.MonkeyPatch, distributed: bool
 ) -> None:
-    from neva_prep.trainer import loop
-
     groups = []
-    step = loop.train_step
 
     def look(training: Any, *args: Any, **named: Any) -> Any:
         groups.append([dict(group) for group in training.optimizer.param_groups])
-        return step(training, *args, **named)
+        return train_step(training, *args, **named)
 
-    monkeypatch.setattr(loop, "train_step", look)
+    monkeypatch.setattr("neva_prep.trainer.loop.train_step", look)
     adam: dict[str, Any] = {"optim__use_distributed_optimizer": distributed}
     run_here(job(folder, f"adam-{distributed}", trainer__max_steps=1, **adam))
     adam |= {"optim__betas": (0.5, 0.6), "optim__eps": 1e-6, "optim__weight_decay": 0.3}
