@@ -252,8 +252,14 @@ def test_what_is_not_there_is_an_error_of_ours(dataset: Path, folder: str, tmp_p
     ],
 )
 def test_numbers_without_sense_or_use_are_refused(
-    dataset: Path, loaded: str, options: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+    dataset: Path,
+    loaded: str,
+    options: tuple[object, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def serve(*_: Any, **__: Any) -> None:
         raise AssertionError("serves")
 
