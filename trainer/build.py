@@ -53,6 +53,7 @@ def build_training(
     peft: LoRA | None = None,
     load: Callable[[Sequence[MCoreNevaModel]], Any] | None = None,
     adapter: Path | None = None,
+    seed: int = 0,
     image_mean: tuple[float, ...] = CLIP_MEAN,
     image_std: tuple[float, ...] = CLIP_STD,
 ) -> Training:
@@ -69,6 +70,7 @@ def build_training(
         load: fills the stages with weights before adapters and optimizer see them; unless given,
             what the config's `*_from_pretrained` name is loaded.
         adapter: folder in PEFT's format, whose adapters those of `peft` begin as.
+        seed: of adapters, which are the same in every layout; the same on all ranks.
         image_mean: with which uint8 pixels are normalized: the loaders' ImageConfig.mean.
         image_std: the loaders' ImageConfig.std.
 
@@ -89,7 +91,7 @@ def build_training(
         for chunk in chunks:
             load_pretrained(chunk)
     if peft is not None:
-        add_lora(chunks, peft)
+        add_lora(chunks, peft, seed=seed)
         if adapter is not None:
             read_adapter(chunks, adapter)
     _check_trained(chunks)

@@ -97,7 +97,7 @@ def export_ckpt(
     config = checkpoint_config(path)
     part = _begin(path, target, overwrite)
     with one_rank():
-        compute = ComputeConfig(precision=_stored_precision(path), initialize=False)
+        compute = ComputeConfig(precision=stored_precision(path), initialize=False)
         module = NevaModel(config).build(compute=compute)
         load_weights([module], weights_folder(path))
         write_hf_folder(module, part, files=hf_files(path), shard_size_bytes=shard_size_bytes)
@@ -205,7 +205,8 @@ def _keep_unused(weights: WeightFolder, used: frozenset[str], files: Path) -> No
         save_file(rest, files / UNUSED)
 
 
-def _stored_precision(checkpoint: Path) -> Precision:
+def stored_precision(checkpoint: Path) -> Precision:
+    """Of a checkpoint's weights."""
     import torch
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 

@@ -94,6 +94,7 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
         peft=recipe.peft,
         load=start.load,
         adapter=start.adapter,
+        seed=recipe.seed,
         **image_statistics(recipe.data),
     )
     step = 0

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from .apart import check_apart
 from .lora import LoRA, add_lora
 from .merge import without_adapters
+from .parallel_config import ComputeConfig
 from .weights import checkpoint_config, hf_files, load_weights, weights_folder
 
 _LORA = "lora.json"
@@ -63,7 +64,7 @@ def export_run(
             are no adapters to write.
     """
     from .adapter import write_adapter
-    from .hf_import import export_ckpt
+    from .hf_import import export_ckpt, stored_precision
     from .hf_write import write_hf_folder
     from .models import NevaModel
     from .one_rank import one_rank
@@ -79,11 +80,12 @@ def export_run(
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with one_rank():
-        model = NevaModel(checkpoint_config(checkpoint)).build()
+        compute = ComputeConfig(precision=stored_precision(checkpoint), initialize=False)
+        model = NevaModel(checkpoint_config(checkpoint)).build(compute=compute)
         if adapter:
             add_lora([model], lora)
             load_weights([model], weights_folder(checkpoint))
-            write_adapter([model], part, dropout=lora.dropout)
+            write_adapter([model], part, dropout=lora.dropout, files=hf_files(checkpoint))
         else:
             load_merged([model], checkpoint)
             write_hf_folder(model, part, files=hf_files(checkpoint))

@@ -150,12 +150,28 @@ def _fit(ours: NevaConfig, theirs: NevaConfig, where: Path) -> NevaConfig:
         for field in fields(other)
         if field.name not in _FREE and getattr(one, field.name) != getattr(other, field.name)
     ]
+    differing += _other_features(ours, theirs)
     if differing:
         raise ConfigError(
             f"{where}: is of another model than the recipe: {'; '.join(differing)}; use the recipe "
             "that made it, or another folder"
         )
     return replace(ours, image_token_index=theirs.image_token_index)
+
+
+def _other_features(ours: NevaConfig, theirs: NevaConfig) -> list[str]:
+    """Settings by which the projector would read other features than it was trained on."""
+    if ours.vision_shape is None or theirs.vision_shape is None:
+        return []
+    pairs = {
+        "drop_vision_class_token": "keeps_class_token",
+        "vision_feature_layer": "num_vision_layers",
+    }
+    return [
+        f"{name}={getattr(ours, name)} and there {getattr(theirs, name)}"
+        for name, meaning in pairs.items()
+        if getattr(ours, meaning) != getattr(theirs, meaning)
+    ]
 
 
 def _nothing(stages: Sequence[Any]) -> None:
