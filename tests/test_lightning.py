@@ -30,7 +30,7 @@ def lightning() -> Any:
 
 
 def model(lightning: Any) -> Any:
-    class Model(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    class Model(lightning.LightningModule):  # type: ignore[misc]
         """Notes what it is given."""
 
         def __init__(self) -> None:
@@ -96,7 +96,7 @@ def test_lightning_trains_validates_and_goes_on_where_it_was(
 def test_a_checkpoint_amid_training_has_the_place_behind_its_step(
     lightning: Any, dataset: Path, tmp_path: Path
 ) -> None:
-    class Save(lightning.Callback):  # type: ignore[misc, name-defined]
+    class Save(lightning.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             trainer.save_checkpoint(tmp_path / f"{trainer.global_step}.ckpt")
 
