@@ -16,7 +16,7 @@ COMMANDS = {
     "doctor": ("dataprep.doctor.command:doctor", "Say what is wrong with a source, and fix it."),
     "verify": ("dataprep.look_commands:verify", "Re-read a dataset and check everything in it."),
     "inspect": ("dataprep.look.command:inspect", "Show a sample, its tokens, packs and batches."),
-    "explain": ("dataprep.look.command:explain", "Show which tokens are trained, and why."),
+    "explain": ("dataprep.look.explain_command:explain", "Show which tokens are trained, and why."),
     "templates": ("templates.commands:templates", "List conversation templates, or show one."),
     "golden": ("templates.commands:golden", "Freeze tokens and labels, and check them later."),
     "parity": ("templates.commands:parity", "Compare our prompt with what serving will use."),

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from test_templates_tokenizers import byte_level, sentencepiece
 
 from neva_prep.dataprep.convert import convert
-from neva_prep.dataprep.look.command import explain
+from neva_prep.dataprep.look.explain_command import explain
 from neva_prep.errors import ConfigError, NevaPrepError
 from neva_prep.templates import encode_conversation, get_template, list_templates
 from neva_prep.templates.commands import golden, parity, templates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import zlib
 from collections import Counter
 from contextlib import closing, suppress
@@ -205,7 +206,7 @@ def _folder(path: Path) -> Recognized:
             "folder",
             "a folder",
             f"it has {', '.join(sources[:3])}",
-            (f"give one of its files: neva-prep doctor {path.name}/{sources[0]}"),
+            f"give one of its files: neva-prep doctor {shlex.quote(str(path / sources[0]))}",
         )
     return found(
         "folder",
