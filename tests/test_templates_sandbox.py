@@ -1,7 +1,8 @@
 """Templates come from strangers: whatever they try ends soon, in a TemplateError."""
 
-import resource
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -123,11 +124,23 @@ def test_a_hostile_template_ends_soon_in_an_error(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "MAX_SECONDS", 1.0)
-    start = time.process_time()
+    start, before = time.process_time(), _peak_kilobytes()
     with pytest.raises(TemplateError, match="template 'evil'"):
         ConversationTemplate("evil", HOSTILE[name] + BODY).render(MESSAGES)
     assert time.process_time() - start < 5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 700 * 2**10
+    # Beyond what tests before it left: of this process alone.
+    assert _peak_kilobytes(begin=False) - before < 400 * 2**10
+
+
+def _peak_kilobytes(*, begin: bool = True) -> int:
+    """Most memory since a begin; 0 where the system tells none."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    if begin:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    return next(int(line.split()[1]) for line in status.open() if line.startswith("VmHWM"))
 
 
 def test_an_honest_template_passes() -> None:
