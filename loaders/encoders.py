@@ -22,6 +22,7 @@ from ..templates.overflow import Overflow
 from ..templates.render import ConversationTemplate, ImagePlacement
 from .config import MultiModalSampleConfig
 from .prepared import EncodedText
+from .read_image import ImageReader, count_tiles
 from .typed_fields import (
     bad_sample,
     check_image_field,
@@ -56,11 +57,13 @@ class TextRules:
     """Most positions of a sample, image embeddings included; None for no limit."""
     overflow: Overflow = "error"
     image_embeddings: int = 576
-    """Positions of one image, for the limit."""
+    """Positions of one tile, for the limit."""
     image_placement: ImagePlacement = "keep"
     special_text: SpecialText = "escape"
     named_template: ConversationTemplate | None = None
     """Of conversations, in place of the config's."""
+    reader: ImageReader | None = None
+    """What cuts images into tiles, which count for the limit; None for one tile each."""
 
     @cached_property
     def template(self) -> ConversationTemplate:
@@ -90,9 +93,11 @@ class TextRules:
 
         Raises:
             RecordError: there are more or fewer placeholders than images.
+            ImageError: an image is damaged, so that its tiles cannot be counted.
             TemplateError: the messages cannot be rendered.
             PackError: they are too long.
         """
+        tiles = self._tiles(key, images)
         text = encode_conversation(
             messages,
             tokenizer=self.tokenizer,
@@ -103,7 +108,9 @@ class TextRules:
             special_text=self.special_text,
             max_length=self.max_length,
             overflow=self.overflow,
-            image_embeddings=self.image_embeddings,
+            image_embeddings=[number * self.image_embeddings for number in tiles]
+            if tiles
+            else self.image_embeddings,
             key=key,
         )
         placeholders = text.num_images + text.events.get("dropped_images", 0)
@@ -113,7 +120,18 @@ class TextRules:
                 f"but it has {len(images)} images; correct the record",
                 reason="placeholder_mismatch",
             )
-        return EncodedText(text=text, images=tuple(images[: text.num_images]))
+        shown = text.num_images
+        return EncodedText(
+            text=text,
+            images=tuple(images[:shown]),
+            num_tiles=None if tiles is None else tuple(tiles[:shown]),
+        )
+
+    def _tiles(self, key: str, images: Sequence[Any]) -> list[int] | None:
+        """Tiles of each image; None where no limit asks for them."""
+        if self.max_length is None or self.reader is None or not images:
+            return None
+        return list(count_tiles(key, tuple(images), self.reader))
 
 
 def encode_conversation_sample(sample: Any, rules: TextRules) -> EncodedText:

@@ -48,7 +48,6 @@ from .prepared import PackedSample, PreparedSample, ReadySample
 from .read_image import ImageReader
 from .sample import FailedSample, cook_or_fail
 from .skips import Note, Tally
-from .tiled_rules import TiledRules
 from .transfer import Parcel, pack_up
 
 
@@ -128,7 +127,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             )
             if limit
         ]
-        rules = TiledRules(
+        rules = TextRules(
             tokenizer=tokenizer,
             config=config,
             # Shifted, a sample is one shorter; a pack may be filled to the last position.

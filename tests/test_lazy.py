@@ -10,23 +10,13 @@ import numpy as np
 import pytest
 import torch
 from handmade import picture
-from loader_help import TILE, keys_of, signature, spell, take, tokenizer
+from lazy_help import lazy, row
+from loader_help import TILE, keys_of, signature, spell, take
 
 from neva_prep.errors import ConfigError, RecordError
-from neva_prep.loaders import ImageConfig, ImageDataConfig, NevaLazyDataModule
+from neva_prep.loaders import ImageConfig
 from neva_prep.loaders.fit_image import process_image
 from neva_prep.loaders.record_file import RecordFile
-
-
-def row(number: int, image: Any = "a.jpg") -> dict[str, Any]:
-    return {
-        "id": number,
-        **({"image": image} if image else {}),
-        "conversations": [
-            {"from": "human", "value": ("<image>\n" if image else "") + f"Question {number}?"},
-            {"from": "gpt", "value": f"{number}"},
-        ],
-    }
 
 
 @pytest.fixture
@@ -38,23 +28,6 @@ def source(tmp_path: Path) -> Path:
     file = tmp_path / "source.json"
     file.write_text(json.dumps([row(n, "a.jpg" if n % 3 else None) for n in range(60)], indent=2))
     return file
-
-
-def lazy(paths: Any, source: Path, **options: Any) -> NevaLazyDataModule:
-    config = options.pop("config", {})
-    settings: dict[str, Any] = {
-        "tokenizer": tokenizer(),
-        "image_processor": ImageConfig(size=TILE, output="uint8"),
-        "num_workers": 0,
-        "micro_batch_size": 2,
-        "global_batch_size": 2,
-        "num_image_embeddings_per_tile": 4,
-        "pin_memory": False,
-    }
-    data_config = ImageDataConfig(
-        image_folder=source.parent / "images", **{"val_fraction": 0.1, **config}
-    )
-    return NevaLazyDataModule(paths, data_config=data_config, **{**settings, **options})
 
 
 def test_training_and_validation_are_all_records_once(source: Path) -> None:

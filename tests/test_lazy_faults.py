@@ -8,20 +8,7 @@ from typing import Any
 
 import pytest
 from handmade import picture
-from loader_help import TILE, tokenizer
-
-from neva_prep.loaders import ImageConfig, ImageDataConfig, NevaLazyDataModule
-
-
-def row(number: int, image: Any = "a.jpg") -> dict[str, Any]:
-    return {
-        "id": number,
-        "image": image,
-        "conversations": [
-            {"from": "human", "value": f"<image>\nQuestion {number}?"},
-            {"from": "gpt", "value": f"{number}"},
-        ],
-    }
+from lazy_help import lazy, row
 
 
 @pytest.fixture
@@ -34,26 +21,14 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def lazy(paths: Any, images: Path, **options: Any) -> NevaLazyDataModule:
-    settings: dict[str, Any] = {
-        "tokenizer": tokenizer(),
-        "image_processor": ImageConfig(size=TILE, output="uint8"),
-        "num_workers": 0,
-        "micro_batch_size": 2,
-        "global_batch_size": 2,
-        "num_image_embeddings_per_tile": 4,
-        "pin_memory": False,
-        "max_skip_ratio": 0.5,
-    }
-    config = ImageDataConfig(image_folder=images, val_fraction=0.0)
-    return NevaLazyDataModule(paths, data_config=config, **{**settings, **options})
+FAULTY: dict[str, Any] = {"config": {"val_fraction": 0.0}, "max_skip_ratio": 0.5}
 
 
 @pytest.mark.parametrize("path", ["a\0.jpg", "loop", "loop/a.jpg", "\ud800.jpg", "x" * 5000, ""])
 def test_a_path_that_cannot_be_one_is_skipped_with_its_record(path: str, images: Path) -> None:
     file = images.parent / "bad.jsonl"
     file.write_text("\n".join(json.dumps(row(n, path if n == 3 else "a.jpg")) for n in range(8)))
-    with lazy(file, images) as data:
+    with lazy(file, images, **FAULTY) as data:
         stream = data.train_dataloader()
         found = {key for _ in range(8) for key in next(stream)["__keys__"]}
         report = data.skip_report()
@@ -71,7 +46,7 @@ def test_samples_of_several_files_are_told_apart(images: Path) -> None:
         if number:
             rows[5] = row(5, "cut.jpg")
         file.write_text(json.dumps(rows))
-    with lazy(files, images) as data:
+    with lazy(files, images, **FAULTY) as data:
         stream = data.train_dataloader()
         batches = [next(stream) for _ in range(12)]
         report = data.skip_report()

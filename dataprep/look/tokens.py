@@ -14,9 +14,9 @@ import numpy as np
 
 from ...errors import NevaPrepError
 from ...loaders.encoded import EncodedSample, RowConfig, expanded_sizes, shift
+from ...loaders.encoders import TextRules
 from ...loaders.prepared import EncodedText
 from ...loaders.sample import ConversationSample, FailedSample
-from ...loaders.tiled_rules import TiledRules
 from ...templates.messages import read_messages
 from ...templates.reader import tokenizer_of
 from ...templates.render import ConversationTemplate
@@ -55,7 +55,7 @@ def view_messages(
 def view_sample_tokens(sample: Any, encoder: MultiModalTaskEncoder) -> TokensView:
     """The tokens of a sample as energon gives it to the task encoder."""
     rules = ListeningRules(
-        **{one.name: getattr(encoder.rules, one.name) for one in fields(TiledRules)}
+        **{one.name: getattr(encoder.rules, one.name) for one in fields(TextRules)}
     )
     preparer = replace(encoder.preparer, rules=rules)
     error: NevaPrepError | None = None
@@ -97,7 +97,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class ListeningRules(TiledRules):
+class ListeningRules(TextRules):
     """The rules of training, which also note what is tokenized."""
 
     heard: list[Heard] = field(default_factory=list)
@@ -109,7 +109,7 @@ class ListeningRules(TiledRules):
         images: Sequence[Any],
         template: ConversationTemplate | None = None,
     ) -> EncodedText:
-        """As TiledRules has it."""
+        """As TextRules has it."""
         self.heard.append(Heard(messages, template or self.template))
         return super().encode(key, messages, images, template)
 
