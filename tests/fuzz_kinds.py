@@ -112,7 +112,15 @@ def text_table(random: Random) -> Files:
     writer.writerows([[row.get(key, "") for key in row] for row in rows])
     data = text.getvalue().encode("utf-8", "surrogatepass")
     # An empty row is an empty line, which is none.
-    return Files(name, {name: data, **_folder()}, records=sum(map(bool, rows)))
+    records = None if mark == "\t" and _looks_unquoted(rows, names) else sum(map(bool, rows))
+    return Files(name, {name: data, **_folder()}, records=records)
+
+
+def _looks_unquoted(rows: list[dict[str, Any]], names: list[str]) -> bool:
+    """Whether a quoted cell over lines may be taken for rows, each with a mark: docs/formats.md."""
+    cells = [str(value) for row in rows for value in row.values()]
+    has_lines = any("\n" in cell or "\r" in cell for cell in cells)
+    return has_lines and (len(names) == 1 or any("\t" in cell for cell in cells))
 
 
 def parquet(random: Random) -> Files:
