@@ -22,7 +22,9 @@ from neva_prep.trainer import ComputeConfig
 from neva_prep.trainer.build import Training, build_training
 from neva_prep.trainer.fused import plain
 from neva_prep.trainer.lora import LoRA
-from neva_prep.trainer.step import train_step
+from neva_prep.trainer.merge import adapted_layers, merge, unmerge
+from neva_prep.trainer.step import evaluate_step, train_step
+from neva_prep.trainer.weights import load_weights, save_weights
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 SMALL = replace(
@@ -209,7 +211,49 @@ def alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     )
 
 
-PEFT = {"all": None, "lora": LoRA(dim=8, alpha=12)}
+PEFT = {
+    "all": None,
+    "lora": LoRA(dim=8, alpha=12),
+    "dropout": LoRA(dim=8, alpha=12, dropout=1e-9),
+}
+
+
+def test_weights_in_eight_bits_leave_the_gpu(tmp_path: Path) -> None:
+    """What changes a weight that rests in the computer's memory is seen all the same."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU multiplies no 8-bit floats")
+    training = build(SMALL, PEFT["lora"], precision="fp8")
+    decoder = training.chunks[0].language_model.decoder
+    inside = set(decoder.modules())
+    layers = [layer for _, layer in adapted_layers(training.chunks) if layer in inside]
+    assert len(layers) == 4 * len(decoder.layers)
+    save_weights(training.chunks, tmp_path / "weights")
+    with torch.no_grad():
+        for layer in layers:
+            layer.lora_b.normal_(std=0.05)
+
+    def loss() -> float:
+        batch = iter([packed_batch(SMALL)])
+        found = evaluate_step(
+            training, batch, num_micro_batches=1, seq_length=256, micro_batch_size=4
+        )
+        assert found is not None and not any(layer.weight.is_cuda for layer in layers)
+        return found.loss
+
+    adapted = loss()
+    merge(training.chunks)
+    assert loss() == pytest.approx(adapted, rel=1e-2)
+    unmerge(training.chunks)
+    assert loss() == adapted
+    load_weights(training.chunks, tmp_path / "weights")
+    before = loss()
+    assert abs(before - adapted) > 1e-2 * adapted, "adapters that change nothing are there again"
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(2)
+    assert abs(loss() - before) > 1e-2 * before
+    load_weights(training.chunks, tmp_path / "weights")
+    assert loss() == before
 
 
 @pytest.mark.parametrize("peft", PEFT)
@@ -251,8 +295,6 @@ def ranks_of(layout: str) -> int:
 
 
 def test_an_offloaded_encoder_leaves_the_gpu_and_trains_the_same(tmp_path: Path) -> None:
-    from neva_prep.trainer.weights import load_weights, save_weights
-
     config = replace(SMALL, freeze_vision_model=True)
     found = []
     for offload in (False, True):

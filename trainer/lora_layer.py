@@ -44,11 +44,12 @@ class _Adapted:
     lora_unmerged: Tensor | None
     """The layer's own weight while the adapter is merged into it."""
 
-    def _dropped(self, x: Tensor, differs: bool) -> Tensor:
-        """Dropout; of its own on each tensor rank if these see different numbers."""
+    def lora_input(self, x: Tensor) -> Tensor:
+        """What the adapter reads, after dropout; of its own on ranks that see other numbers."""
         if not self.lora_dropout or not self.training:  # type: ignore[attr-defined]
             return x
         # Never torch's own state, which loaders draw from on the ranks that read.
+        differs = isinstance(self, RowParallelLinear) or self.sequence_parallel  # type: ignore[attr-defined]
         name = "model-parallel-rng" if differs else "data-parallel-rng"
         with get_cuda_rng_tracker().fork(name):
             return F.dropout(x, self.lora_dropout)
@@ -62,8 +63,7 @@ class LoRAColumnLinear(_Adapted, ColumnParallelLinear):  # type: ignore[misc]
         output, bias = super().forward(input_, *args, **kwargs)
         if self.lora_unmerged is not None:
             return output, bias
-        x = self._dropped(input_, differs=self.sequence_parallel)
-        hidden = F.linear(x, self.lora_a)
+        hidden = F.linear(self.lora_input(input_), self.lora_a)
         if self.sequence_parallel:
             hidden = gather_from_sequence_parallel_region(
                 hidden, tensor_parallel_output_grad=True, group=self.tp_group
@@ -89,7 +89,7 @@ class LoRARowLinear(_Adapted, RowParallelLinear):  # type: ignore[misc]
         output, bias = super().forward(input_)
         if self.lora_unmerged is not None:
             return output, bias
-        hidden = F.linear(self._dropped(input_, differs=True), self.lora_a)
+        hidden = F.linear(self.lora_input(input_), self.lora_a)
         if self.sequence_parallel:
             hidden = reduce_scatter_to_sequence_parallel_region(hidden, group=self.tp_group)
         else:

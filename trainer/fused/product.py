@@ -86,15 +86,18 @@ def product(layer: Any, x: Tensor, weight: Frozen | None = None) -> Product:
     """
     adapted = getattr(layer, "lora_a", None) is not None and layer.lora_unmerged is None
     y: Tensor
-    if layer.weight.requires_grad or (adapted and layer.lora_dropout and layer.training):
+    if layer.weight.requires_grad:
         y, bias = layer(x)
         return Product(y if bias is None else y + bias)
     frozen = weight or Plain(layer.weight)
     hidden = None
-    if adapted:
-        y, hidden = _adapted(x, frozen, layer.lora_a, layer.lora_scale)
-    else:
+    if not adapted:
         y = _frozen(x, frozen)
+    elif layer.lora_dropout and layer.training:
+        y = _frozen(x, frozen)
+        hidden = layer.lora_scale * F.linear(layer.lora_input(x), layer.lora_a)
+    else:
+        y, hidden = _adapted(x, frozen, layer.lora_a, layer.lora_scale)
     return Product(
         y if layer.bias is None else y + layer.bias, hidden, layer.lora_b if adapted else None
     )
