@@ -30,13 +30,18 @@ def normalize(
     Returns:
         dtype[..., 3, height, width]
     """
-
-    def per_channel(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
-
     # 255 is a tensor, since CUDA multiplies by 1/255 where it is a number, and rounds otherwise.
-    values = pixels.to(torch.float32).div_(per_channel((255.0, 255.0, 255.0)))
-    return values.sub_(per_channel(mean)).div_(per_channel(std)).to(dtype)
+    whole, mean_, std_ = (
+        _per_channel(tuple(numbers), pixels.device) for numbers in ((255.0,) * 3, mean, std)
+    )
+    return pixels.to(torch.float32).div_(whole).sub_(mean_).div_(std_).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """float32[3, 1, 1]; kept, since a copy to a GPU waits for all that it has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
 def normalize_by_table(

@@ -143,6 +143,11 @@ def slice_for_context(batch: ExpandedBatch, size: int, rank: int) -> ExpandedBat
     return replace(batch, **{name: getattr(batch, name)[:, held] for name in _ROWS})
 
 
+def labelled_positions(labels: Tensor) -> Tensor:
+    """int64[positions with a label], among batch · seq; waits for a device."""
+    return (labels.reshape(-1) >= 0).nonzero()[:, 0]
+
+
 def _slot_sizes(batch: Batch, per_tile: int, image_token_id: int) -> np.ndarray:
     """int64[batch · seq]: positions that each token becomes."""
     tokens, tiles = batch["tokens"].numpy().ravel(), batch["num_media_tiles"].numpy()

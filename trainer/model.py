@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .compat import prepare_megatron
 from .config import NevaConfig
+from .expand import labelled_positions
 from .fused.decoder import Weights, as_stored, fits, run_decoder
 from .fused.fp8 import RoundedWeights, check_device
 from .language_config import LanguageConfig
@@ -95,6 +96,7 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         media: Tensor | None = None,
         labels: Tensor | None = None,
         packed_seq_params: Any = None,
+        labelled: Tensor | None = None,
     ) -> Tensor:
         """Read an expanded batch (expand.py).
 
@@ -106,6 +108,8 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
             labels: int64[batch, seq]; what each position predicts; those below 0 count as 0, their
                 loss means nothing.
             packed_seq_params: megatron-core's, of a packed row.
+            labelled: int64[positions with a label], among batch · seq, of these labels; unless
+                given they are looked for, which waits for the device.
 
         Returns:
             float32[batch, seq], the loss of each position; without labels
@@ -113,13 +117,11 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
             not the last.
         """
         if labels is not None and self.is_fused(labels.device):
-            # Asked before anything runs: later it would wait for all of it.
-            labelled = (labels.reshape(-1) >= 0).nonzero()[:, 0]
             return run_decoder(
                 self.language_model,
                 self.embed(input_ids, image_index, media),
                 labels,
-                labelled,
+                labelled_positions(labels) if labelled is None else labelled,
                 packed_seq_params,
                 self.compute,
                 self._weights,

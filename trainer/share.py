@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..loaders.batch import Batch, PackedSeqParams
-from .expand import ExpandedBatch, slice_for_context
+from .expand import ExpandedBatch, labelled_positions, slice_for_context
 from .ranks import device
 
 _ROWS = ("input_ids", "image_index", "labels", "position_ids")
@@ -35,6 +35,9 @@ class MicroBatch:
 
     batch: ExpandedBatch
     """Its positions of the rows; media only on the first pipeline stage."""
+    labelled: Tensor
+    """int64[positions with a label], among rows · columns; found here, since a device would be
+    waited for in the midst of a step."""
     keys: tuple[str, ...]
     """Of the samples."""
     num_tokens: int
@@ -117,6 +120,7 @@ def _send(layouts: Sequence[_Layout], found: Sequence[ExpandedBatch]) -> list[Mi
         made.append(
             MicroBatch(
                 batch=batch,
+                labelled=labelled_positions(batch.labels),
                 keys=layout.keys,
                 num_tokens=layout.num_tokens,
                 num_positions=layout.rows[0] * layout.rows[1],

@@ -209,8 +209,9 @@ def _run(
 
 
 def _forward(training: Training, batches: Iterator[MicroBatch], model: Any) -> tuple[Tensor, Any]:
-    batch = next(batches).batch
-    inputs = batch.model_inputs()
+    micro = next(batches)
+    batch = micro.batch
+    inputs = batch.model_inputs() | {"labelled": micro.labelled}
     with mark("vision"):
         inputs["media"] = _normalized(training, batch.media)
     with mark("decoder"):

@@ -136,8 +136,10 @@ class _Rows:
             # Padding behind the last sample, if any, counts on from there.
             sample = torch.bucketize(places, starts[1:-1], right=True)
             places = places - starts[sample]
-        frequencies = model.rotary_pos_emb.inv_freq.to(like.device)
-        angles = (places.float()[:, None] * frequencies)[:, None]
+        rotary = model.rotary_pos_emb
+        # Kept there, as megatron-core keeps them: each copy would wait for the device.
+        rotary.inv_freq = rotary.inv_freq.to(like.device)
+        angles = (places.float()[:, None] * rotary.inv_freq)[:, None]
         return cls(angles.cos().to(like.dtype), angles.sin().to(like.dtype), (batch, seq), packed)
 
     def attend(self, attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
