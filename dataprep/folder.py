@@ -47,9 +47,12 @@ class ImageFolder:
         Raises:
             ImageError: with the reason; the message has the path.
         """
-        real = self._locate(path)
         try:
+            real = self._locate(path)
             fd = os.open(real, _SURE_FLAGS)
+        except UnicodeEncodeError:
+            # Half a surrogate pair: no file has such a name.
+            _reject("missing_image", f"image {path[:200]!r} does not exist under {self.root}")
         except OSError as error:
             if error.errno != errno.ELOOP:
                 self._reject_open(path, error)

@@ -35,6 +35,8 @@ def check_metadata(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
         counts = read_shard_samples(dataset)
     except ShardError as error:
         yield _from_error(dataset, INFO_FILE, error)
+    except ValueError as error:
+        yield _finding(INFO_FILE, f"cannot be read ({error})")
     else:
         should = {entry.name: entry.samples for entry in manifest.shards}
         yield from _differences(INFO_FILE, "samples", counts, should)
@@ -46,12 +48,16 @@ def check_metadata(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
         yield _from_error(dataset, DATASET_FILE, error)
     else:
         layout = str(manifest.options.get("layout", NEVA))
-        if layout in LAYOUTS and LAYOUTS[layout].kind != kind:
+        if layout not in LAYOUTS:
+            yield _finding(MANIFEST_FILE, f"says --layout {layout}, which there is not")
+        elif LAYOUTS[layout].kind != kind:
             yield _finding(DATASET_FILE, f"describes other samples than those of --layout {layout}")
     try:
         splits, excluded = check_split_yaml(dataset / SPLIT_FILE)
     except ShardError as error:
         yield _from_error(dataset, SPLIT_FILE, error)
+    except ValueError as error:
+        yield _finding(SPLIT_FILE, f"cannot be read ({error})")
     else:
         named = {name: split for split, names in splits.items() for name in names}
         should_be = {entry.name: entry.split for entry in manifest.shards}
@@ -114,7 +120,8 @@ def check_index(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
         return
     try:
         with closing(open_index(dataset)) as database:
-            rows = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            # Not quick_check: what is looked up in SQLite's own indexes may differ from the tables.
+            rows = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if rows != "ok":
                 yield _finding(INDEX_FILE, f"is damaged ({rows})")
                 return

@@ -185,7 +185,7 @@ def test_a_row_costs_tens_of_bytes(images: Path) -> None:
     for index in range(1000):
         columns.add(DiffRow(index, str(index), "train", [], [], {}))
     table = columns.table()
-    arrays = (table.ids, table.has_id, table.parts, table.split)
+    arrays = (table.ids, table.named, table.parts, table.split)
     assert sum(array.nbytes for array in arrays) == 43 * 1000
     assert np.unique(table.ids, axis=0).shape == (1000, 2)
 

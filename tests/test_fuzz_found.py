@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from convert_help import convert_in, read_quarantine, read_samples, record, turns
+from convert_help import (
+    convert_in,
+    make_source,
+    read_quarantine,
+    read_samples,
+    record,
+    text_record,
+    turns,
+)
 from handmade import picture
 
 from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.doctor.diff import DiffReport, diff
+from neva_prep.dataprep.doctor.doctor import doctor
+from neva_prep.dataprep.folder import ImageFolder
 from neva_prep.dataprep.report import ConvertReport
 from neva_prep.dataprep.verify import verify
-from neva_prep.errors import RecordError
+from neva_prep.errors import ImageError, RecordError, ShardError
 
 QUESTIONS, ANSWERS = "v2_OpenEnded_x_questions.json", "v2_x_annotations.json"
 
@@ -117,3 +129,92 @@ def test_a_column_whose_name_is_no_text_is_told(tmp_path: Path, nested: bool) ->
     path.write_bytes(path.read_bytes().replace(b"zname", b"\xceame\xce"))
     with pytest.raises(RecordError, match=r"s\.arrow: the table is damaged: .*utf-8"):
         convert(path, None, tmp_path / "out")
+
+
+def compared(folder: Path, a: list[Any], b: list[Any]) -> DiffReport:
+    for name, rows in (("a.json", a), ("b.json", b)):
+        (folder / name).write_text(json.dumps(rows))
+    return diff(folder / "a.json", folder / "b.json")
+
+
+def test_what_a_turn_has_beside_role_and_text_is_compared(tmp_path: Path) -> None:
+    talk = turns("Why?", "So.")
+    other = [talk[0], {**talk[1], "weight": 0}]
+    report = compared(tmp_path, [text_record("a")], [text_record("a", weight=0)])
+    assert report.changed_in == {"fields": 1}
+    report = compared(
+        tmp_path, [record("a", conversations=talk)], [record("a", conversations=other)]
+    )
+    assert report.changed_in == {"fields": 1}
+    assert [field.name for field in report.changed_rows[0].fields] == ["conversations"]
+
+
+def test_ids_like_keys_are_ids_where_the_rows_are_turned_round(tmp_path: Path) -> None:
+    rows = [text_record(f"{n:09d}", "Why?", str(n)) for n in range(3)]
+    assert compared(tmp_path, rows, rows[::-1]).is_same
+    edited = [text_record("000000001", "Why?", "So."), rows[0], rows[2]]
+    report = compared(tmp_path, rows, edited)
+    assert (report.changed, report.added, report.removed) == (1, 0, 0)
+    assert report.changed_in == {"text": 1}
+
+
+def test_an_image_path_with_half_a_surrogate_pair_is_missing(tmp_path: Path) -> None:
+    source = make_source(tmp_path, [record("odd", "a\ud800.jpg"), record("good")])
+    report = doctor(source, tmp_path / "images", fix=tmp_path / "fixed.json")
+    assert (report.records, report.wrong) == (2, 1)
+    with pytest.raises(ImageError, match="does not exist"):
+        ImageFolder(str(tmp_path / "images")).open("\ud800/a.jpg")
+
+
+def test_a_record_without_a_question_gets_no_placeholder(tmp_path: Path) -> None:
+    row = record("a", conversations=[{"from": "gpt", "value": "So."}])
+    source = make_source(tmp_path, [row, record("good")])
+    assert doctor(source, tmp_path / "images", fix=tmp_path / "fixed.json").wrong == 1
+
+
+def test_lines_with_commas_count_for_the_form_of_their_source(tmp_path: Path) -> None:
+    asked = [{"from": "user", "value": "Why?"}, {"from": "assistant", "value": "So."}]
+    rows = [text_record("a"), text_record("b"), text_record("c", conversations=asked)]
+    ends = (",\n", ",\n", "\n")
+    text = "".join(json.dumps(row) + end for row, end in zip(rows, ends, strict=True))
+    source = make_source(tmp_path, text.encode())
+    report = doctor(source, tmp_path / "images", fix=tmp_path / "fixed.json")
+    assert report.fixed is not None and report.fixed.left == 0
+    assert convert(tmp_path / "fixed.json", tmp_path / "images", tmp_path / "out").samples == 3
+
+
+def _bytes(name: str, old: bytes, new: bytes) -> Callable[[Path], object]:
+    return lambda path: (path / name).write_bytes((path / name).read_bytes().replace(old, new, 1))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    ".nv-meta/.info.json": _bytes(".nv-meta/.info.json", b"shard", b"sh\xb9rd"),
+    ".nv-meta/split.yaml": _bytes(".nv-meta/split.yaml", b"train-", b"train{"),
+    "neva-prep.json": _bytes("neva-prep.json", b'"neva"', b'"nevb"'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_verify_tells_of_damaged_metadata(name: str, tmp_path: Path) -> None:
+    done = convert_in(tmp_path, [record(str(n)) for n in range(4)])
+    DAMAGES[name](done.out)
+    report = verify(done.out)
+    assert name in {finding.file for finding in report.findings}
+
+
+def test_verify_tells_of_a_manifest_that_is_no_utf8(tmp_path: Path) -> None:
+    done = convert_in(tmp_path, [record("a")])
+    _bytes("neva-prep.json", b"format", b"f\xb9rmat")(done.out)
+    with pytest.raises(ShardError, match=r"neva-prep\.json: is damaged"):
+        verify(done.out)
+
+
+@pytest.mark.parametrize("place", ["find", "rfind"])
+def test_verify_reads_tables_and_indexes_of_the_sample_index(tmp_path: Path, place: str) -> None:
+    done = convert_in(tmp_path, [record(str(n)) for n in range(4)])
+    path = done.out / ".nv-meta/index.sqlite"
+    data = bytearray(path.read_bytes())
+    at = getattr(data, place)(b"000.jpg")
+    data[at : at + 7] = b"000.jph"
+    path.write_bytes(data)
+    assert verify(done.out).exit_code == 3

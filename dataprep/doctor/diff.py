@@ -14,7 +14,7 @@ import numpy as np
 from ..stats.item import Item, Picture
 from .diff_detail import RowChange, compare
 from .diff_match import Columns, Table, changes, match, moves
-from .diff_rows import Row, Side, open_side
+from .diff_rows import Named, Row, Side, open_side
 
 if TYPE_CHECKING:
     from ..stats.tokens import TokenCounts, Tokenizing
@@ -175,7 +175,7 @@ def _count(row: Row, totals: SideTotals, splits: Counter[str]) -> None:
     totals.images += len(row.images)
     totals.image_bytes += sum(len(image.data or b"") for image in row.images)
     totals.missing_images += sum(image.data is None for image in row.images)
-    totals.without_id += row.id is None
+    totals.without_id += row.id is None or row.named < Named.AS_KEY
     if row.split is not None:
         splits[row.split] += 1
 

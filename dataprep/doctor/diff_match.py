@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .diff_rows import Row, pack
+from .diff_rows import Named, Row, pack
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ class Columns:
 
     def __init__(self) -> None:
         self._ids, self._parts = array("Q"), array("Q")
-        self._has_id, self._split = array("B"), array("H")
+        self._named, self._split = array("B"), array("H")
         self.splits: list[str] = []
         """Names of the splits, by their number from 1; 0 stands for none."""
 
@@ -43,7 +43,7 @@ class Columns:
         """Take in a row."""
         identity = xxhash.xxh3_128_intdigest((row.id or "").encode("utf-8", "surrogatepass"))
         self._ids.extend((identity & _MASK, identity >> 64))
-        self._has_id.append(row.id is not None)
+        self._named.append(Named.NOT if row.id is None else row.named)
         self._parts.extend(
             (
                 xxhash.xxh3_64_intdigest(pack([[turn.role, turn.value] for turn in row.turns])),
@@ -59,7 +59,7 @@ class Columns:
         """All rows."""
         return Table(
             ids=np.asarray(self._ids, np.uint64).reshape(-1, 2),
-            has_id=np.asarray(self._has_id, np.uint8).astype(bool),
+            named=np.asarray(self._named, np.uint8),
             parts=np.asarray(self._parts, np.uint64).reshape(-1, 3),
             split=np.asarray(self._split, np.uint16),
             splits=("", *self.splits),
@@ -72,7 +72,8 @@ class Table:
 
     ids: Hashes
     """uint64[rows, 2]"""
-    has_id: npt.NDArray[np.bool_]
+    named: npt.NDArray[np.uint8]
+    """`Named`."""
     parts: Hashes
     """uint64[rows, 3]: of the turns, the images, the other fields."""
     split: npt.NDArray[np.uint16]
@@ -80,6 +81,11 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    @property
+    def has_id(self) -> npt.NDArray[np.bool_]:
+        """bool[rows]: whether it is known by its id."""
+        return self.named >= Named.AS_KEY
 
     def content(self, rows: Places) -> Hashes:
         """uint64[rows, 2]: of all that a row says, its id left out."""
@@ -157,7 +163,9 @@ def changes(a: Table, b: Table, pairs: Pairs) -> dict[str, npt.NDArray[np.bool_]
     """What differs in each pair: `text`, `images`, `fields`, `id`; bool[pairs] each."""
     differ = a.parts[pairs.a] != b.parts[pairs.b]
     ids = (a.ids[pairs.a] != b.ids[pairs.b]).any(axis=1)
-    ids |= a.has_id[pairs.a] != b.has_id[pairs.b]
+    ids |= (a.named[pairs.a] == Named.NOT) != (b.named[pairs.b] == Named.NOT)
+    # One that is the key of its record's index may stand for none.
+    ids &= (a.named[pairs.a] == Named.ITSELF) | (b.named[pairs.b] == Named.ITSELF)
     return {"text": differ[:, 0], "images": differ[:, 1], "fields": differ[:, 2], "id": ids}
 
 

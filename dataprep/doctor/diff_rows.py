@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -62,18 +63,31 @@ class Image(NamedTuple):
         return f"{header.width} x {header.height} {header.extension}, {size}"
 
 
+class Named(IntEnum):
+    """How far the id of a row tells which row it is."""
+
+    NOT = 0
+    """It has none."""
+    BY_CONVERT = 1
+    """In a dataset, the key: it may have been given, and says no more than none."""
+    AS_KEY = 2
+    """In a source, what convert would give: it is known by it, but may also have none."""
+    ITSELF = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A record of a source, or a sample of a dataset."""
 
     index: int
     id: str | None
-    """None where it has none of its own: its key as its id was given to it."""
     split: str | None
     turns: list[Turn]
     images: list[Image]
     fields: dict[str, Any]
     """What else it has, and the paths of its images under `image`."""
+    named: Named = Named.ITSELF
+    """NOT where it has no id."""
 
 
 class Side(Protocol):
@@ -154,7 +168,7 @@ class SourceSide:
             return Row(index, None, None, [], [], {"record": text})
         given = _take_paths(value)
         images = [Image(str(path), self._data(path)) for path in paths or given]
-        return _row(index, sample_key(index), None, value, images)
+        return _row(index, sample_key(index), None, value, images, Named.AS_KEY)
 
     def _data(self, path: str) -> bytes | None:
         try:
@@ -214,7 +228,7 @@ class DatasetSide:
         if entries:
             value.pop("images", None)
         images = [Image(entry.source, members.get(entry.name)) for entry in entries]
-        return _row(index, key, split, value, images)
+        return _row(index, key, split, value, images, Named.BY_CONVERT)
 
 
 def pack(value: Any) -> bytes:
@@ -227,7 +241,12 @@ def pack(value: Any) -> bytes:
 
 
 def _row(
-    index: int, key: str, split: str | None, value: dict[str, Any], images: list[Image]
+    index: int,
+    key: str,
+    split: str | None,
+    value: dict[str, Any],
+    images: list[Image],
+    as_key: Named,
 ) -> Row:
     found = value.get("id")
     identity = None
@@ -238,18 +257,30 @@ def _row(
     turns: list[Turn] = []
     for name in CONVERSATIONS:
         if isinstance(value.get(name), list):
-            turns = [_turn(turn) for turn in value.pop(name)]
+            said = [_turn(turn) for turn in value.pop(name)]
+            turns = [turn for turn, _ in said]
+            if any(rest for _, rest in said):
+                value[name] = [rest for _, rest in said]
             break
     if images:
         value["image"] = [image.path for image in images]
-    return Row(index, None if identity == key else identity, split, turns, images, value)
+    named = as_key if identity == key else Named.ITSELF
+    named = Named.NOT if identity is None else named
+    return Row(
+        index, identity, split, turns, images, value, Named.NOT if identity is None else named
+    )
 
 
-def _turn(turn: Any) -> Turn:
+def _turn(turn: Any) -> tuple[Turn, dict[str, Any]]:
+    """A turn, and what it has beside role and text."""
     if not isinstance(turn, dict):
-        return Turn(role="", value=_text(turn))
-    role = turn.get("from", turn.get("role", ""))
-    return Turn(role=_text(role), value=_text(turn.get("value", turn.get("content", ""))))
+        return Turn(role="", value=_text(turn)), {}
+    role, value = (
+        next((name for name in names if name in turn), "")
+        for names in (("from", "role"), ("value", "content"))
+    )
+    rest = {name: found for name, found in turn.items() if name not in (role, value)}
+    return Turn(role=_text(turn.get(role, "")), value=_text(turn.get(value, ""))), rest
 
 
 def _text(value: Any) -> str:

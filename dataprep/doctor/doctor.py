@@ -106,8 +106,10 @@ def doctor(
         report.ways_out = [*mend_file(path, str(error)), *form]
         return report
     if report.fixed is not None:
-        _prove(report.fixed, opened.form, folder, options, watch)
-    report.ways_out = list(_ways_out(report))
+        form = _prove(report.fixed, folder, options, watch)
+        if form != opened.form:
+            report.ways_out = [_as_before(report.fixed.out, form, opened.form)]
+    report.ways_out += _ways_out(report)
     return report
 
 
@@ -221,11 +223,18 @@ def _ways_out(report: DoctorReport) -> Iterator[str]:
         yield f"--fix OUT.json repairs {report.repairable:,} of {report.wrong:,} records"
 
 
-def _prove(
-    fixed: Fixed, form: str, folder: ImageFolder, options: ConvertOptions, watch: Watch
-) -> None:
-    """Let convert's own checks judge what was written."""
-    with dry_run(open_json(Path(fixed.out), form), folder, options, watch) as run:
+def _as_before(out: str, form: str, before: str) -> str:
+    return (
+        f"{out} is read as {form}, as most of its records are now: "
+        f"convert --format {before} reads it as the source was read"
+    )
+
+
+def _prove(fixed: Fixed, folder: ImageFolder, options: ConvertOptions, watch: Watch) -> str:
+    """Let convert's own checks judge what was written; the form that it then has."""
+    opened = open_json(Path(fixed.out))
+    with dry_run(opened, folder, options, watch) as run:
         counts = Counter(row.reason for row in run.rejected())
     fixed.rejections = dict(sorted(counts.items()))
     fixed.left = sum(counts.values())
+    return opened.form

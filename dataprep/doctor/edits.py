@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from ...errors import NevaPrepError
@@ -85,10 +86,10 @@ def add_placeholders(text: str, record: dict[str, Any]) -> Iterator[Edit]:
         is_sure = are_in_order([text[edit.start : edit.stop] for edit in renamed], len(paths))
         yield from renamed if is_sure else ()
         return
-    number, value = next(_questions(text))
     new = f"{IMAGE_PLACEHOLDER}\\n" * len(paths)
-    where = f"conversations[{number}].value"
-    yield Edit("placeholder_added", where, value.start + 1, value.start + 1, new)
+    for number, value in islice(_questions(text), 1):
+        where = f"conversations[{number}].value"
+        yield Edit("placeholder_added", where, value.start + 1, value.start + 1, new)
 
 
 def remove_placeholders(text: str, record: dict[str, Any]) -> Iterator[Edit]:
