@@ -1,21 +1,25 @@
 """Fuzzing: mutated sources of every kind of reader, each converted and judged.
 
     python benchmarks/fuzz.py [--cases 100000] [--first 0] [--processes 2] [--kind KIND]
+                              [--of diff | doctor | verify]
 
 A case is a source made of its seed: records of a form changed at random, put into one of the files
 that they come in, bytes and images changed, converted with random options. It is at fault if
 anything but a NevaPrepError ends it, if it takes more than a minute, if records are not samples,
 quarantined or filtered, if a message has no place or no way out, or if a file outside the images is
 read. tests/fuzz_case.py has the rules, and shows a case again: python tests/fuzz_case.py SEED.
+With `--of` it is the command that compares, repairs or verifies that is judged, by the rules of
+tests/fuzz_diff.py, fuzz_doctor.py or fuzz_verify.py.
 
 Each process runs its share of the seeds and writes down which it is at; one that dies is a fault of
-that seed, and another goes on behind it. The figures go to results/fuzz.json.
+that seed, and another goes on behind it. The figures go to results/fuzz.json, fuzz_diff.json, ...
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
+import importlib
 import json
 import os
 import resource
@@ -44,26 +48,28 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--kind")
+    parser.add_argument("--of", choices=("diff", "doctor", "verify"))
     parser.add_argument("--share", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.share:
         seeds = range(given.first, given.first + given.cases, given.processes)
-        run_share(seeds, given.kind, given.share)
+        run_share(seeds, given.of, given.kind, given.share)
         return
-    found = run_all(given.first, given.cases, given.processes, given.kind)
+    found = run_all(given.first, given.cases, given.processes, given.of, given.kind)
     print(json.dumps(found, indent=2))
     if given.kind is None:
-        print(write_result("fuzz", found), file=sys.stderr)
+        name = f"fuzz_{given.of}" if given.of else "fuzz"
+        print(write_result(name, found), file=sys.stderr)
     sys.exit(1 if found["faults"] else 0)
 
 
-def run_all(first: int, cases: int, processes: int, kind: str | None) -> Found:
+def run_all(first: int, cases: int, processes: int, of: str | None, kind: str | None) -> Found:
     """Run all cases in several processes, and add up what they found."""
     begin = time.perf_counter()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
         shares = [
-            (first + number, first + cases, processes, kind, Path(root, str(number)))
+            (first + number, first + cases, processes, of, kind, Path(root, str(number)))
             for number in range(processes)
         ]
         with ThreadPoolExecutor(processes) as pool:
@@ -88,7 +94,9 @@ def run_all(first: int, cases: int, processes: int, kind: str | None) -> Found:
     }
 
 
-def _watch(start: int, stop: int, step: int, kind: str | None, folder: Path) -> list[Found]:
+def _watch(
+    start: int, stop: int, step: int, of: str | None, kind: str | None, folder: Path
+) -> list[Found]:
     """Run a share in a process; where it dies, note the seed and go on behind it."""
     folder.mkdir()
     found: list[Found] = []
@@ -96,6 +104,7 @@ def _watch(start: int, stop: int, step: int, kind: str | None, folder: Path) -> 
         command = [sys.executable, __file__, "--first", str(start), "--cases", str(stop - start)]
         command += ["--processes", str(step), "--share", str(folder)]
         command += ["--kind", kind] if kind else []
+        command += ["--of", of] if of else []
         environment = {**os.environ, "TMPDIR": str(folder)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         place, result = folder / "seed", folder / "result.json"
@@ -114,17 +123,18 @@ def _watch(start: int, stop: int, step: int, kind: str | None, folder: Path) -> 
     return found
 
 
-def run_share(seeds: range, kind: str | None, folder: Path) -> None:
+def run_share(seeds: range, of: str | None, kind: str | None, folder: Path) -> None:
     """Run cases one after the other; what they found so far is in a file, whenever this ends."""
-    from fuzz_case import Tally, make_case, run_case
+    from fuzz_case import Tally
 
+    run_seed = importlib.import_module(f"fuzz_{of or 'case'}").run_seed
     faulthandler.enable()
     tally, faults, slowest = Tally(), [], 0.0
     for number, seed in enumerate(seeds):
         (folder / "seed").write_text(str(seed))
         begin = time.perf_counter()
         try:
-            run_case(make_case(seed, folder / "case", kind), tally)
+            run_seed(seed, folder / "case", tally, kind)
         except Exception as error:
             faults.append([seed, f"{type(error).__name__}: {error}"[:600], _where(error)])
         slowest = max(slowest, time.perf_counter() - begin)

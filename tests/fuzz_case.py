@@ -71,6 +71,15 @@ class Tally:
     """Of quarantined records."""
 
 
+def run_seed(seed: int, folder: Path, tally: Tally, kind: str | None = None) -> None:
+    """Make the case of a seed, and convert it.
+
+    Raises:
+        Fault: as of `run_case`.
+    """
+    run_case(make_case(seed, folder, kind), tally)
+
+
 def make_case(seed: int, folder: Path, kind: str | None = None) -> Case:
     """Write the source of a seed; the same seed gives the same."""
     kind = kind or Random(f"kind {seed}").choice(list(KINDS))
@@ -132,7 +141,7 @@ def run_case(case: Case, tally: Tally) -> None:
     tally.cases[case.kind] += 1
     random = Random(f"run {case.seed}")
     try:
-        with _limited():
+        with limited():
             for out, report in _convert(case):
                 _judge(case, report, out)
                 tally.records["converted"] += report.samples
@@ -240,7 +249,13 @@ def _judge_error(case: Case, error: NevaPrepError) -> None:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def limited() -> Iterator[None]:
+    """A block that may take LIMIT_SECONDS.
+
+    Raises:
+        Fault: it took longer.
+    """
+
     def stop(*_: Any) -> None:
         raise _Hangs
 
