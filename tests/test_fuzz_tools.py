@@ -17,7 +17,7 @@ import fuzz_verify
 import pytest
 from fuzz_case import Fault, Tally
 
-from neva_prep.dataprep.doctor.diff import DiffReport
+from neva_prep.dataprep.doctor.diff import DiffReport, diff
 from neva_prep.dataprep.doctor.doctor import doctor
 from neva_prep.dataprep.doctor.report import DoctorReport
 from neva_prep.dataprep.verify import VerifyReport, verify
@@ -52,8 +52,7 @@ def test_what_was_edited_repaired_or_damaged_is_told(name: str, folder: Path) ->
 
 
 def seeing_less(*args: Any, **named: Any) -> DiffReport:
-    report = fuzz_diff.__dict__["whole_diff"](*args, **named)
-    assert isinstance(report, DiffReport)
+    report = diff(*args, **named)
     report.changed_in.pop("images", None)
     return report
 
@@ -75,7 +74,6 @@ def trusting(path: Path) -> VerifyReport:
 
 
 def test_what_must_not_happen_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fuzz_diff.__dict__, "whole_diff", fuzz_diff.diff)
     monkeypatch.setattr(fuzz_diff, "diff", seeing_less)
     monkeypatch.setattr(fuzz_doctor, "doctor", losing)
     monkeypatch.setattr(fuzz_verify, "verify", trusting)

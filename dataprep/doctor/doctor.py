@@ -106,9 +106,9 @@ def doctor(
         report.ways_out = [*mend_file(path, str(error)), *form]
         return report
     if report.fixed is not None:
-        form = _prove(report.fixed, folder, options, watch)
-        if form != opened.form:
-            report.ways_out = [_as_before(report.fixed.out, form, opened.form)]
+        read_as = _prove(report.fixed, folder, options, watch)
+        if read_as != opened.form:
+            report.ways_out = [_as_before(report.fixed.out, read_as, opened.form)]
     report.ways_out += _ways_out(report)
     return report
 
