@@ -204,7 +204,7 @@ def test_verify_tells_of_damaged_metadata(name: str, tmp_path: Path) -> None:
 
 def test_verify_tells_of_a_manifest_that_is_no_utf8(tmp_path: Path) -> None:
     done = convert_in(tmp_path, [record("a")])
-    _bytes("neva-prep.json", b"format", b"f\xb9rmat")(done.out)
+    _bytes("neva-prep.json", b": \"neva\"", b": \"n\xb9va\"")(done.out)
     with pytest.raises(ShardError, match=r"neva-prep\.json: is damaged"):
         verify(done.out)
 
