@@ -12,8 +12,8 @@ import xxhash
 from .files import open_alone, publish, reserve, temporary, told, write_all
 from .tar import BLOCK_BYTES, archive_end, write_header
 
-# Large enough that a write costs little, small enough to stay in the processor's cache.
-BUFFER_BYTES = 2 << 20
+# Large enough that a write costs little, small enough to stay in a core's own cache.
+BUFFER_BYTES = 1 << 20
 _ZEROS = bytes(BLOCK_BYTES)
 _HAS_ADVICE = hasattr(os, "posix_fadvise")
 _SPARE = 3 * BLOCK_BYTES
