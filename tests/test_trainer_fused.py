@@ -176,3 +176,11 @@ def test_a_model_that_it_cannot_run_is_refused() -> None:
     config = replace(TINY, language_transformer_config=nemotron)
     with pytest.raises(ConfigError, match="fused"):
         build(config, None, fused=True)
+
+
+def test_layers_that_are_computed_again_drop_the_same() -> None:
+    peft = LoRA(dim=4, dropout=0.5)
+    _, expected = step(build(TINY, peft, fused=True), [packed_batch()])
+    _, found = step(build(TINY, peft, fused=True, recompute="full"), [packed_batch()])
+    for name, gradient in expected.items():
+        assert torch.allclose(gradient, found[name], rtol=1e-5, atol=1e-7), name

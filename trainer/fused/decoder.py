@@ -9,10 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..parallel_config import ComputeConfig, ParallelConfig
 from .adapted import Caller, Product, read_swiglu, read_turn
+from .again import computed_again
 from .elementwise import add_norm, compiled, rms_norm
 from .loss import token_losses
 from .product import Frozen, product
@@ -80,7 +80,7 @@ def run_decoder(
     for layer, norm in zip(block.layers, following, strict=True):
         step = partial(_layer, layer, norm.weight, rows, call, weights)
         if compute.recompute == "full" and torch.is_grad_enabled():
-            x, normed = checkpoint(step, x, normed, use_reentrant=False)
+            x, normed = computed_again(step, x, normed)
         else:
             x, normed = step(x, normed)
     output = model.output_layer.weight
