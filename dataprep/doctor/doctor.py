@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import RecordError
 from ..folder import ImageFolder
@@ -25,7 +25,7 @@ from .advice import advise
 from .container import judge_container, refuse_fix
 from .dry_run import DryRun, dry_run
 from .edits import EDITS
-from .fault import every_image_path, is_found
+from .fault import every_image_path, image_paths, is_found
 from .file_faults import mend_file
 from .find_images import ImageFinder
 from .fix import FixWriter, open_fix
@@ -118,21 +118,26 @@ def _survey(run: DryRun, report: DoctorReport, folder: ImageFolder) -> ImageFind
     missing: list[str] = []
     finder = ImageFinder(folder.root)
     for _, raw in _rejected_records(run):
-        for path in _missing_images(raw, folder):
+        record = _record(raw)
+        # Only what would be corrected: the rest would no longer count once its record is repaired.
+        for path in _missing(image_paths(record), folder):
             finder.note(path)
-            if len(missing) < MAX_PATHS:
-                missing.append(path)
+        if len(missing) < MAX_PATHS:
+            missing += _missing(every_image_path(record), folder)
     if missing:
         report.guesses = guess_roots(missing, report.images, run.source.path)
     return finder
 
 
-def _missing_images(raw: bytes, folder: ImageFolder) -> list[str]:
+def _record(raw: bytes) -> dict[str, Any]:
     try:
         record = load_json(raw)
     except (ValueError, RecursionError):
-        return []
-    paths = every_image_path(record) if isinstance(record, dict) else []
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _missing(paths: Iterable[str], folder: ImageFolder) -> list[str]:
     return [path for path in paths if path.strip() and not is_found(path, folder)]
 
 

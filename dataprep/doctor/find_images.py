@@ -81,6 +81,7 @@ class ImageFinder:
     def __init__(self, root: str) -> None:
         self.root = root
         self.heads: Counter[tuple[str, ...]] = Counter()
+        """Those that are surplus only if all paths with one have the same."""
 
     @cached_property
     def _files(self) -> _Files:
@@ -89,7 +90,9 @@ class ImageFinder:
     def note(self, path: str) -> None:
         """Learn from a path that leads nowhere which beginnings are surplus; before `find`."""
         found = self._best(path)
-        if isinstance(found, Found) and found.head and len(self.heads) < MAX_HEADS:
+        if not isinstance(found, Found) or not found.head or self._names_root(found.head):
+            return
+        if len(self.heads) < MAX_HEADS:
             self.heads[found.head] += 1
 
     def find(self, path: str) -> Found | NotFound:
@@ -100,9 +103,12 @@ class ImageFinder:
         return found
 
     def _is_sure(self, head: tuple[str, ...]) -> bool:
-        # `coco/1.jpg` and `vg/1.jpg` must not become one picture: either all paths lose the same
-        # beginning, or it is the very folder that --images names.
-        return len(self.heads) <= 1 or head[-1] == _fold(os.path.basename(self.root))
+        # `coco/1.jpg` and `vg/1.jpg` must not become one picture: either it is the very folder that
+        # --images names, or all paths with another beginning lose the same.
+        return self._names_root(head) or len(self.heads) <= 1
+
+    def _names_root(self, head: tuple[str, ...]) -> bool:
+        return head[-1] == _fold(os.path.basename(self.root))
 
     def _best(self, path: str) -> Found | NotFound:
         parts = _parts(path)
