@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ShardError
-from ..loaders.format import MANIFEST_FILE, QUARANTINE_FILE, Manifest, read_manifest
+from ..loaders.format import QUARANTINE_FILE, Manifest, read_manifest
 from ..loaders.remote import is_remote, name_of
 from .folder_kind import datasets_in, is_blend
 from .verify_metadata import (
@@ -23,7 +23,7 @@ from .verify_metadata import (
     check_totals,
 )
 from .verify_remote import VerifyShard, at_hand
-from .verify_shard import COPY_AGAIN, Finding, ShardFacts, ShardTask
+from .verify_shard import Finding, ShardFacts, ShardTask
 
 SCHEMA_VERSION = 1
 MAX_FINDINGS = 100
@@ -147,10 +147,7 @@ def _verify(
     progress: Progress | None,
     max_findings: int,
 ) -> VerifyReport:
-    try:
-        manifest = read_manifest(dataset)
-    except UnicodeDecodeError as error:
-        raise ShardError(f"{path}/{MANIFEST_FILE}: is damaged ({error}); {COPY_AGAIN}") from error
+    manifest = read_manifest(dataset)
     if not manifest.shards:
         raise ShardError(
             f"{path}: holds no samples: every record was rejected; correct what "

@@ -35,8 +35,6 @@ def check_metadata(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
         counts = read_shard_samples(dataset)
     except ShardError as error:
         yield _from_error(dataset, INFO_FILE, error)
-    except ValueError as error:
-        yield _finding(INFO_FILE, f"cannot be read ({error})")
     else:
         should = {entry.name: entry.samples for entry in manifest.shards}
         yield from _differences(INFO_FILE, "samples", counts, should)
@@ -56,8 +54,6 @@ def check_metadata(dataset: Path, manifest: Manifest) -> Iterator[Finding]:
         splits, excluded = check_split_yaml(dataset / SPLIT_FILE)
     except ShardError as error:
         yield _from_error(dataset, SPLIT_FILE, error)
-    except ValueError as error:
-        yield _finding(SPLIT_FILE, f"cannot be read ({error})")
     else:
         named = {name: split for split, names in splits.items() for name in names}
         should_be = {entry.name: entry.split for entry in manifest.shards}

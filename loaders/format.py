@@ -112,7 +112,7 @@ def read_manifest(dataset: str | os.PathLike[str]) -> Manifest:
         ) from error
     except OSError as error:
         raise ShardError(f"{path}: cannot be read: {error.strerror}; see to the disk") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ShardError(f"{path}: is damaged ({error}); convert again") from error
     if manifest.format_version != FORMAT_VERSION:
         raise ShardError(

@@ -99,7 +99,7 @@ def read_shard_samples(dataset: Path) -> dict[str, int]:
             "record was rejected, or the conversion is not finished; run the same neva-prep "
             "convert with --resume"
         ) from error
-    except (OSError, KeyError, msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (OSError, KeyError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ShardError(f"{file}: cannot be read ({error}); convert again") from error
     for name in shard_samples:
         _check_shard_name(file, name)
@@ -142,6 +142,7 @@ def expand_shard_names(file: Path, patterns: list[str]) -> list[str]:
 
     Raises:
         UntrustedDatasetError: a name leads out of the dataset, or there are absurdly many.
+        ShardError: a pattern cannot be expanded: a brace is not closed, say.
     """
     names: list[str] = []
     for pattern in patterns:
@@ -150,7 +151,13 @@ def expand_shard_names(file: Path, patterns: list[str]) -> list[str]:
             if len(start) > 12 or len(end) > 12 or abs(int(end) - int(start)) > MAX_SHARDS:
                 refuse(file, pattern, f"stands for more than {MAX_SHARDS:,} shards", "correct it")
         room = MAX_SHARDS - len(names)
-        names.extend(islice(braceexpand.braceexpand(pattern), room + 1))
+        try:
+            names.extend(islice(braceexpand.braceexpand(pattern), room + 1))
+        except ValueError as error:
+            # An UnbalancedBracesError, say: that name is not in the library's types.
+            raise ShardError(
+                f"{file}: {pattern!r} cannot be expanded ({error}); correct it, or convert again"
+            ) from error
         if len(names) > MAX_SHARDS:
             refuse(file, pattern, f"stands for more than {MAX_SHARDS:,} shards", "correct it")
     for name in names:

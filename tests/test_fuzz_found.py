@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
@@ -16,6 +17,7 @@ from convert_help import (
     read_quarantine,
     read_samples,
     record,
+    run_cli,
     text_record,
     turns,
 )
@@ -28,6 +30,8 @@ from neva_prep.dataprep.folder import ImageFolder
 from neva_prep.dataprep.report import ConvertReport
 from neva_prep.dataprep.verify import verify
 from neva_prep.errors import ImageError, RecordError, ShardError
+from neva_prep.loaders import open_dataset
+from neva_prep.loaders.format import read_manifest
 
 QUESTIONS, ANSWERS = "v2_OpenEnded_x_questions.json", "v2_x_annotations.json"
 
@@ -166,10 +170,33 @@ def test_an_image_path_with_half_a_surrogate_pair_is_missing(tmp_path: Path) -> 
         ImageFolder(str(tmp_path / "images")).open("\ud800/a.jpg")
 
 
-def test_a_record_without_a_question_gets_no_placeholder(tmp_path: Path) -> None:
-    row = record("a", conversations=[{"from": "gpt", "value": "So."}])
-    source = make_source(tmp_path, [row, record("good")])
-    assert doctor(source, tmp_path / "images", fix=tmp_path / "fixed.json").wrong == 1
+def test_a_source_without_human_turns_gets_no_placeholder(tmp_path: Path) -> None:
+    def talk(question: str) -> list[dict[str, str]]:
+        return [{"from": "user", "value": question}, {"from": "assistant", "value": "So."}]
+
+    rows = [record(str(n), conversations=talk("<image>Why?")) for n in range(3)]
+    source = make_source(tmp_path, [*rows, record("a", conversations=talk("Why?"))])
+    report = doctor(source, tmp_path / "images", fix=tmp_path / "fixed.json")
+    assert report.form.name == "sharegpt" and report.fixed is not None
+    assert report.fixed.left == 1 and report.fixed.rejections == {"placeholder_missing": 1}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [record("a", "/data/images/good.jpg"), record("b", "x/good.jpg")],
+        [record("a", "GOOD.jpg", image_path="y/good.jpg"), record("b", "x/good.jpg")],
+    ],
+    ids=["the folder's own name", "a field that is not read"],
+)
+def test_a_repaired_source_has_no_more_to_repair(tmp_path: Path, rows: list[Any]) -> None:
+    source = make_source(tmp_path, rows)
+    for name in ("once.json", "twice.json"):
+        report = doctor(source, tmp_path / "images", fix=tmp_path / name)
+        source = tmp_path / name
+    assert report.fixed is not None and not report.fixed.edits
+    paths = [row["image"] for row in json.loads((tmp_path / "once.json").read_text())]
+    assert paths == ["good.jpg", "good.jpg"]
 
 
 def test_lines_with_commas_count_for_the_form_of_their_source(tmp_path: Path) -> None:
@@ -202,11 +229,30 @@ def test_verify_tells_of_damaged_metadata(name: str, tmp_path: Path) -> None:
     assert name in {finding.file for finding in report.findings}
 
 
-def test_verify_tells_of_a_manifest_that_is_no_utf8(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [verify, read_manifest])
+def test_a_manifest_that_is_no_utf8_is_told(tmp_path: Path, read: Callable[[Path], object]) -> None:
     done = convert_in(tmp_path, [record("a")])
-    _bytes("neva-prep.json", b": \"neva\"", b": \"n\xb9va\"")(done.out)
-    with pytest.raises(ShardError, match=r"neva-prep\.json: is damaged"):
-        verify(done.out)
+    _bytes("neva-prep.json", b': "neva"', b': "n\xb9va"')(done.out)
+    with pytest.raises(ShardError, match=r"neva-prep\.json: is damaged .*; "):
+        read(done.out)
+
+
+@pytest.mark.parametrize("name", [".nv-meta/.info.json", ".nv-meta/split.yaml"])
+@pytest.mark.parametrize("command", ["inspect", "plan --gpus 1", "stats"])
+def test_commands_tell_of_damaged_metadata(name: str, command: str, tmp_path: Path) -> None:
+    done = convert_in(tmp_path, [record(str(n)) for n in range(4)])
+    DAMAGES[name](done.out)
+    told = run_cli(*command.split(), done.out)
+    assert (told.returncode, "Traceback" in told.stderr) == (3, False), told.stderr
+    assert f"{name}: " in told.stderr
+
+
+@pytest.mark.parametrize("name", [".nv-meta/.info.json", ".nv-meta/split.yaml"])
+def test_what_streams_tells_of_damaged_metadata(name: str, tmp_path: Path) -> None:
+    done = convert_in(tmp_path, [record(str(n)) for n in range(4)])
+    DAMAGES[name](done.out)
+    with pytest.raises(ShardError, match=f"{re.escape(name)}: .*; "):
+        open_dataset(done.out)
 
 
 @pytest.mark.parametrize("place", ["find", "rfind"])
