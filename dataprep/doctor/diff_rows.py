@@ -266,9 +266,7 @@ def _row(
         value["image"] = [image.path for image in images]
     named = as_key if identity == key else Named.ITSELF
     named = Named.NOT if identity is None else named
-    return Row(
-        index, identity, split, turns, images, value, Named.NOT if identity is None else named
-    )
+    return Row(index, identity, split, turns, images, value, named)
 
 
 def _turn(turn: Any) -> tuple[Turn, dict[str, Any]]:
