@@ -41,14 +41,17 @@ Kind = Callable[[Random], Files]
 
 def dump(value: Any, random: Random, **how: Any) -> bytes:
     """JSON, with other characters as they are or escaped."""
-    text = json.dumps(value, ensure_ascii=random.random() < 0.5, **how)
+    how.setdefault("ensure_ascii", random.random() < 0.5)
+    text = json.dumps(value, **how)
     return text.encode("utf-8", "surrogatepass")
 
 
-def lines(rows: list[Any], random: Random) -> bytes:
+def lines(rows: list[Any], random: Random, **how: Any) -> bytes:
     """JSON lines, with one of the usual ends."""
     end = random.choice((b"\n", b"\n", b"\r\n", b"\n\n"))
-    return end.join(dump(row, random) for row in rows) + (end if random.random() < 0.8 else b"")
+    return end.join(dump(row, random, **how) for row in rows) + (
+        end if random.random() < 0.8 else b""
+    )
 
 
 def _folder() -> dict[str, bytes]:

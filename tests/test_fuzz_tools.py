@@ -51,6 +51,12 @@ def test_what_was_edited_repaired_or_damaged_is_told(name: str, folder: Path) ->
     assert tally.cases.total() == 60 and tally.records.total() > 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", TOOLS)
+def test_so_it_is_in_many_more(name: str, folder: Path) -> None:
+    run(TOOLS[name], folder, range(1_000_000, 1_000_500))
+
+
 def seeing_less(*args: Any, **named: Any) -> DiffReport:
     report = diff(*args, **named)
     report.changed_in.pop("images", None)
