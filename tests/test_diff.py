@@ -18,7 +18,7 @@ from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.doctor.diff import DiffReport, diff
 from neva_prep.dataprep.doctor.diff_detail import text_change
 from neva_prep.dataprep.doctor.diff_match import Columns, match
-from neva_prep.dataprep.doctor.diff_rows import Row as DiffRow
+from neva_prep.dataprep.doctor.diff_row import Row as DiffRow
 from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.dataprep.readers.record import Turn
 from neva_prep.errors import NevaPrepError

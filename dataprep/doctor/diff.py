@@ -14,7 +14,8 @@ import numpy as np
 from ..stats.item import Item, Picture
 from .diff_detail import RowChange, compare
 from .diff_match import Columns, Table, changes, match, moves
-from .diff_rows import Named, Row, Side, open_side
+from .diff_row import Named, Row
+from .diff_sides import Side, open_side
 
 if TYPE_CHECKING:
     from ..stats.tokens import TokenCounts, Tokenizing

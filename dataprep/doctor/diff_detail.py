@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from ..readers.record import Turn
-from .diff_rows import Image, Row
+from .diff_row import Image, Row
 
 _CONTEXT = 40
 _SHOWN = 300

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .diff_rows import Named, Row, pack
+from .diff_row import Named, Row, pack
 
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]

@@ -1,18 +1,14 @@
-"""The rows of a source or of a converted dataset, in terms in which both can be compared."""
+"""The two sides of a comparison: the rows of a source, and those of a converted dataset."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
-import xxhash
 
 from ...errors import ImageError, RecordError, ShardError
 from ...loaders.dataset_kind import check_typed_dataset
@@ -23,71 +19,13 @@ from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import ShardReader
 from ..folder_kind import holds_source, refuse_blend
-from ..image import read_header
 from ..look.source import Records
-from ..options import PIXEL_LIMIT
 from ..readers.open import open_any
-from ..readers.record import Turn, load_json
 from ..source import Source
 from ..stores.open import open_images, place_of_images
 from ..stores.store import ImageStore, read_image
 from ..tar_reader import BrokenTarError, TarReader
-
-CONVERSATIONS = ("conversations", "messages", "conversation")
-
-
-class Image(NamedTuple):
-    """An image of a row."""
-
-    path: str
-    """As the source record gave it."""
-    data: bytes | None
-    """The file; None where it is missing."""
-
-    @property
-    def hash(self) -> bytes:
-        """Of the file's bytes; of its path where it is missing."""
-        if self.data is None:
-            return b"missing" + xxhash.xxh3_128_digest(_bytes(self.path))
-        return xxhash.xxh3_128_digest(self.data)
-
-    def describe(self) -> str:
-        """What it is, in a few words."""
-        if self.data is None:
-            return "missing"
-        size = f"{len(self.data):,} bytes, {self.hash.hex()[:12]}"
-        try:
-            header = read_header(self.data, pixel_limit=PIXEL_LIMIT)
-        except ImageError as error:
-            return f"{error.reason}, {size}"
-        return f"{header.width} x {header.height} {header.extension}, {size}"
-
-
-class Named(IntEnum):
-    """How far the id of a row tells which row it is."""
-
-    NOT = 0
-    """It has none."""
-    BY_CONVERT = 1
-    """In a dataset, the key: it may have been given, and says no more than none."""
-    AS_KEY = 2
-    """In a source, what convert would give: it is known by it, but may also have none."""
-    ITSELF = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A record of a source, or a sample of a dataset."""
-
-    index: int
-    id: str | None
-    split: str | None
-    turns: list[Turn]
-    images: list[Image]
-    fields: dict[str, Any]
-    """What else it has, and the paths of its images under `image`."""
-    named: Named = Named.ITSELF
-    """NOT where it has no id."""
+from .diff_row import Image, Named, Row, parse, row_of, take_paths
 
 
 class Side(Protocol):
@@ -161,14 +99,14 @@ class SourceSide:
         except RecordError:
             # It is compared as it stands.
             pass
-        value = _parse(raw)
+        value = parse(raw)
         if not isinstance(value, dict):
             # Broken or no object: compared as the text that it is.
             text = raw.decode("utf-8", "backslashreplace")
             return Row(index, None, None, [], [], {"record": text})
-        given = _take_paths(value)
+        given = take_paths(value)
         images = [Image(str(path), self._data(path)) for path in paths or given]
-        return _row(index, sample_key(index), None, value, images, Named.AS_KEY)
+        return row_of(index, sample_key(index), None, value, images, Named.AS_KEY)
 
     def _data(self, path: str) -> bytes | None:
         try:
@@ -216,7 +154,7 @@ class DatasetSide:
     def _row(self, index: int, key: str, shard: str, members: dict[str, bytes]) -> Row:
         split = self._split_of.get(shard)
         raw = members.get(JSON_MEMBER, b"")
-        value = _parse(raw)
+        value = parse(raw)
         if not isinstance(value, dict):
             text = raw.decode("utf-8", "backslashreplace")
             return Row(index, None, split, [], [], {"record": text})
@@ -224,89 +162,8 @@ class DatasetSide:
             entries = msgspec.convert(value.get("images"), list[ImageEntry])
         except msgspec.ValidationError:
             entries = []
-        _take_paths(value)
+        take_paths(value)
         if entries:
             value.pop("images", None)
         images = [Image(entry.source, members.get(entry.name)) for entry in entries]
-        return _row(index, key, split, value, images, Named.BY_CONVERT)
-
-
-def pack(value: Any) -> bytes:
-    """Bytes that are equal for equal values, whatever the order of fields."""
-    try:
-        return msgspec.json.encode(value, order="deterministic")
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        # Half a surrogate pair, say.
-        return json.dumps(value, sort_keys=True).encode()
-
-
-def _row(
-    index: int,
-    key: str,
-    split: str | None,
-    value: dict[str, Any],
-    images: list[Image],
-    as_key: Named,
-) -> Row:
-    found = value.get("id")
-    identity = None
-    if isinstance(found, str | int | float) and not isinstance(found, bool):
-        identity = str(value.pop("id"))
-    elif found is None:
-        value.pop("id", None)
-    turns: list[Turn] = []
-    for name in CONVERSATIONS:
-        if isinstance(value.get(name), list):
-            said = [_turn(turn) for turn in value.pop(name)]
-            turns = [turn for turn, _ in said]
-            if any(rest for _, rest in said):
-                value[name] = [rest for _, rest in said]
-            break
-    if images:
-        value["image"] = [image.path for image in images]
-    named = as_key if identity == key else Named.ITSELF
-    named = Named.NOT if identity is None else named
-    return Row(index, identity, split, turns, images, value, named)
-
-
-def _turn(turn: Any) -> tuple[Turn, dict[str, Any]]:
-    """A turn, and what it has beside role and text."""
-    if not isinstance(turn, dict):
-        return Turn(role="", value=_text(turn)), {}
-    role, value = (
-        next((name for name in names if name in turn), "")
-        for names in (("from", "role"), ("value", "content"))
-    )
-    rest = {name: found for name, found in turn.items() if name not in (role, value)}
-    return Turn(role=_text(turn.get(role, "")), value=_text(turn.get(value, ""))), rest
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _take_paths(value: dict[str, Any]) -> list[str]:
-    """Take the image paths out of a record."""
-    for name in ("image", "images"):
-        found = value.get(name)
-        paths = [] if found is None else found if isinstance(found, list) else [found]
-        if all(isinstance(path, str) for path in paths):
-            value.pop(name, None)
-            if paths:
-                return paths
-    return []
-
-
-def _parse(raw: bytes) -> Any:
-    try:
-        return msgspec.json.decode(raw)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return load_json(raw)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+        return row_of(index, key, split, value, images, Named.BY_CONVERT)
