@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neva_prep.loaders.batch import Batch
 from neva_prep.trainer.build import Training, build_training
 from neva_prep.trainer.config import NevaConfig
+from neva_prep.trainer.fp8_layer import multiply_in_eight_bits
+from neva_prep.trainer.fused.product import Frozen, Plain
 from neva_prep.trainer.hf_load import global_name, own_piece
 from neva_prep.trainer.language_config import LanguageConfig
 from neva_prep.trainer.lora import LoRA
@@ -26,7 +30,9 @@ VOCABULARY = 512
 LENGTH = {"padded": 128, "packed": 256}
 ROWS = {"padded": 2, "packed": 1}
 MICRO_BATCHES, STEPS = 4, 2
-RANKS = min(4, torch.cuda.device_count() or 4)
+SHARED = int(os.environ.get("RANKS_ON_ONE_GPU", 0))
+"""Ranks that share a GPU, over gloo, which NCCL refuses."""
+RANKS = SHARED or min(4, torch.cuda.device_count() or 4)
 """Those that a layout does not use are data parallel. On GPUs each needs its own."""
 
 CONFIG = NevaConfig(
@@ -56,6 +62,11 @@ TIED = replace(
         CONFIG.language_transformer_config, share_embeddings_and_output_weights=True
     ),
 )
+DIVISIBLE = replace(
+    CONFIG,
+    language_transformer_config=replace(CONFIG.language_transformer_config, ffn_hidden_size=64),
+)
+"""Products in eight bits take it."""
 TOWER = replace(CONFIG, vision_transformer_config=HFCLIPVisionConfig(shape=CONFIG.vision_shape))
 """Hugging Face's vision tower, which no rank cuts."""
 
@@ -99,6 +110,9 @@ class Variant:
     config: NevaConfig = CONFIG
     peft: LoRA | None = None
     recompute: Any = None
+    precision: Any = "fp32"
+    products: bool = False
+    """Over several ranks, layers multiply by functions that are put in, as those of fp8 are."""
 
 
 VARIANTS = {
@@ -111,6 +125,13 @@ VARIANTS = {
     "packed-lora-recompute": Variant("packed", peft=LoRA(dim=4, alpha=8), recompute="full"),
     "padded-tower": Variant("padded", config=TOWER),
     "padded-tied": Variant("padded", config=TIED),
+    "padded-full-products": Variant("padded", config=DIVISIBLE, products=True),
+    "packed-lora-products": Variant(
+        "packed", config=DIVISIBLE, peft=LoRA(dim=4, alpha=8), products=True
+    ),
+    "packed-lora-fp8": Variant(
+        "packed", config=DIVISIBLE, peft=LoRA(dim=4, alpha=8), precision="fp8"
+    ),
     "packed-projector": Variant(
         "packed", config=replace(CONFIG, freeze_language_model=True, freeze_vision_model=True)
     ),
@@ -144,11 +165,18 @@ CORE = [
     # The second stage trains nothing.
     Case("pp2", "packed-projector", distributed=True),
     Case("tp2", "padded-tower"),
+    *(
+        Case(layout, variant)
+        for layout in ("tp2", "tp2-sp", "pp2", "cp2")
+        for variant in ("padded-full-products", "packed-lora-products")
+    ),
 ]
+ON_A_GPU = [Case(layout, "packed-lora-fp8") for layout in ("tp2", "tp2-sp")]
 REST = [
     Case(layout, variant, distributed)
     for layout in LAYOUTS
     for variant in VARIANTS
+    if VARIANTS[variant].precision == "fp32"
     for distributed in (False, True)
     if Case(layout, variant, distributed) not in CORE
     and (not distributed or variant in ("padded-full", "packed-lora"))
@@ -170,12 +198,16 @@ def train(
     training = build_training(
         variant.config,
         parallel=parallel,
-        compute=ComputeConfig(recompute=variant.recompute),
+        compute=ComputeConfig(recompute=variant.recompute, precision=variant.precision),
         optimizer=settings,
         peft=variant.peft,
         load=lambda chunks: fill(chunks, weights),
     )
     fill(training.chunks, weights)
+    if case is not None and variant.products:
+        for chunk in training.chunks:
+            decoder = chunk.language_model.decoder
+            multiply_in_eight_bits(decoder, frozen_as_it_is, lambda: F.linear)
     rank, size = (
         parallel_state.get_data_parallel_rank(),
         parallel_state.get_data_parallel_world_size(),
@@ -192,6 +224,10 @@ def train(
                 micro_batch_size=ROWS[variant.rows],
             ),
         )
+
+
+def frozen_as_it_is(layer: Any) -> Frozen | None:
+    return None if layer.weight.requires_grad else Plain(layer.weight)
 
 
 def fill(chunks: Sequence[Any], weights: dict[str, Tensor]) -> None:

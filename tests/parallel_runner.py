@@ -25,8 +25,10 @@ import torch
 from parallel_cases import (
     CORE,
     LAYOUTS,
+    ON_A_GPU,
     RANKS,
     REST,
+    SHARED,
     VARIANTS,
     Case,
     draw_weights,
@@ -41,14 +43,14 @@ from torch import Tensor
 
 from neva_prep.trainer.build import Training, build_training, whole_weights
 from neva_prep.trainer.hf_load import own_piece
-from neva_prep.trainer.parallel_config import ParallelConfig
+from neva_prep.trainer.parallel_config import ComputeConfig, ParallelConfig
 from neva_prep.trainer.ranks import device, start_ranks, stop_ranks
 
 LIMIT_SECONDS = 500
 
 
 def main(folder: Path, names: list[str]) -> int:
-    cases = [case for case in (*CORE, *REST) if case.name in names]
+    cases = [case for case in (*CORE, *REST, *ON_A_GPU) if case.name in names]
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     checks = [name for name in CHECKS if name in names]
@@ -104,7 +106,12 @@ def write_expected(folder: Path, variants: list[str]) -> None:
     start_ranks(ParallelConfig(), seed=1)
     for name in variants:
         variant = VARIANTS[name]
-        training = build_training(variant.config, peft=variant.peft, load=lambda chunks: None)
+        training = build_training(
+            variant.config,
+            compute=ComputeConfig(precision=variant.precision),
+            peft=variant.peft,
+            load=lambda chunks: None,
+        )
         weights = draw_weights(training)
         steps = [
             {"result": result, "grads": gradients(training), "weights": all_weights(training)}
@@ -134,6 +141,8 @@ def run_all(folder: Path, cases: list[Case], checks: list[str]) -> None:
         if not work:
             continue
         os.environ["MASTER_PORT"] = os.environ["PORTS"].split()[number]
+        if SHARED:
+            torch.distributed.init_process_group("gloo")
         start_ranks(LAYOUTS[layout], seed=1)
         for name, run in work.items():
             begin = time.monotonic()

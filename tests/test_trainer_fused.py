@@ -14,7 +14,7 @@ from trainer_help import TINY, TINY_LANGUAGE, TINY_VISION, one_rank, packed_batc
 from neva_prep.errors import ConfigError
 from neva_prep.trainer import ComputeConfig, NevaConfig, ParallelConfig
 from neva_prep.trainer.build import Training, build_training
-from neva_prep.trainer.fused.fp8 import rounded
+from neva_prep.trainer.fp8 import rounded
 from neva_prep.trainer.hf_config import resolve
 from neva_prep.trainer.language_config import RopeScaling
 from neva_prep.trainer.lora import LoRA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from parallel_checks import CHECKS
 LIMIT = 1e-5
 
 
-def run_ranks(folder: Path, names: list[str]) -> dict[str, list[dict[str, Any]]]:
+def run_ranks(
+    folder: Path, names: list[str], **environment: str
+) -> dict[str, list[dict[str, Any]]]:
     """What each rank found, by name; a rank that stopped says why."""
     runner = Path(__file__).with_name("parallel_runner.py")
     done = subprocess.run(
@@ -23,6 +26,7 @@ def run_ranks(folder: Path, names: list[str]) -> dict[str, list[dict[str, Any]]]
         capture_output=True,
         text=True,
         timeout=560,
+        env=os.environ | environment,
     )
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for path in sorted(folder.glob("errors.*.json")):

@@ -15,6 +15,7 @@ from ..loaders.image_config import CLIP_MEAN, CLIP_STD
 from .adapter_read import read_adapter
 from .check import check_model, check_optimizer, effective
 from .config import NevaConfig
+from .fp8_layer import check_something_rounded
 from .lora import LoRA, add_lora
 from .model import MCoreNevaModel
 from .offload import offload
@@ -95,6 +96,8 @@ def build_training(
         if adapter is not None:
             read_adapter(chunks, adapter)
     _check_trained(chunks)
+    if compute.precision == "fp8":
+        check_something_rounded([chunk.language_model.decoder for chunk in chunks])
     for chunk in chunks:
         chunk.to(device())
         if compute.offload_vision and chunk.vision_model is not None:

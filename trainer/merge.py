@@ -32,7 +32,7 @@ def merge(chunks: Sequence[Any]) -> None:
             layer.lora_unmerged = layer.weight.detach().clone()
             # Rounded once, at the end, where weights are bfloat16.
             change = layer.lora_scale * (layer.lora_b.float() @ layer.lora_a.float())
-            # Where products take another form of a weight, it rests off the GPU (fused/fp8.py).
+            # Where products take another form of a weight, it rests off the GPU (fp8.py).
             layer.weight.copy_(layer.weight.float() + change.to(layer.weight.device))
 
 

@@ -16,9 +16,11 @@ from torch import Tensor
 from ..errors import ConfigError
 from .compat import prepare_megatron
 from .config import NevaConfig
+from .engine_product import EngineProduct, has_transformer_engine
 from .expand import labelled_positions
+from .fp8 import RoundedWeights, check_device
+from .fp8_layer import multiply_in_eight_bits
 from .fused.decoder import Weights, as_stored, fits, run_decoder
-from .fused.fp8 import RoundedWeights, check_device
 from .language_config import LanguageConfig
 from .megatron_config import language_transformer
 from .parallel_config import ComputeConfig, ParallelConfig
@@ -64,16 +66,12 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         super().__init__(config=config)
         self.neva, self.compute = neva, compute
         self.can_fuse = fits(config, parallel)
-        self._weights: Weights = as_stored
         if compute.precision == "fp8":
             check_device()
-            self._weights = RoundedWeights()
-        needs = compute.fused or compute.precision == "fp8"
-        if needs and (not self.can_fuse or compute.fused is False):
+        if compute.fused and not self.can_fuse:
             raise ConfigError(
-                f"fused={compute.fused}, precision={compute.precision}: the fused decoder, which "
-                "fp8 needs, takes RMSNorm, a SwiGLU and one rank per tensor (tensor, pipeline and "
-                "context parallel sizes of 1); leave fused=None, and precision bf16 otherwise"
+                "fused=True: the fused decoder takes RMSNorm, a SwiGLU and one rank per tensor "
+                "(tensor, pipeline and context parallel sizes of 1); leave fused=None"
             )
         self.model_type = ModelType.encoder_or_decoder
         self.pre_process, self.post_process, self.vp_stage = pre_process, post_process, vp_stage
@@ -84,6 +82,11 @@ class MCoreNevaModel(MegatronModule):  # type: ignore[misc]
         self.language_model = build_decoder(
             neva.language_transformer_config, config, pre_process, post_process, vp_stage
         )
+        self._weights: Weights = as_stored
+        if compute.precision == "fp8":
+            self._weights = RoundedWeights()
+            trained = EngineProduct if has_transformer_engine() else None
+            multiply_in_eight_bits(self.language_model.decoder, self._weights, trained)
         self.share_embeddings_and_output_weights = (
             self.language_model.share_embeddings_and_output_weights
         )

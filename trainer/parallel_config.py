@@ -24,7 +24,7 @@ class ComputeConfig:
     """Precision and memory of a training step."""
 
     precision: Literal["fp32", "bf16", "fp8"] = "fp32"
-    """`fp8` is bf16 but for the products with frozen weights of the decoder (fused/fp8.py)."""
+    """`fp8` is bf16 but for the products with frozen weights of the decoder (fp8.py)."""
     recompute: Literal["full", "selective"] | None = None
     """Compute activations again in the backward pass: those of all layers, or attention's."""
     initialize: bool = True

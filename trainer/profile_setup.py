@@ -67,4 +67,4 @@ def _can_use_fp8(training: Training) -> bool:
     frozen = (training.peft or training.neva).freeze_language_model
     if not torch.cuda.is_available() or not frozen or training.compute.precision != "bf16":
         return False
-    return training.chunks[0].is_fused(device()) and torch.cuda.get_device_capability() >= (8, 9)
+    return torch.cuda.get_device_capability() >= (8, 9)

@@ -76,6 +76,12 @@ class _AdaptedProduct(torch.autograd.Function):
         return dx, None, narrow.t() @ x, None
 
 
+def frozen_product(x: Tensor, weight: Frozen) -> Tensor:
+    """[tokens, in] to [tokens, out]; only x gets a gradient."""
+    y: Tensor = _FrozenProduct.apply(x, weight)  # type: ignore[no-untyped-call]
+    return y
+
+
 def product(layer: Any, x: Tensor, weight: Frozen | None = None) -> Product:
     """What one of megatron-core's parallel layers gives on one rank, adapter included.
 
@@ -92,9 +98,9 @@ def product(layer: Any, x: Tensor, weight: Frozen | None = None) -> Product:
     frozen = weight or Plain(layer.weight)
     hidden = None
     if not adapted:
-        y = _frozen(x, frozen)
+        y = frozen_product(x, frozen)
     elif layer.lora_dropout and layer.training:
-        y = _frozen(x, frozen)
+        y = frozen_product(x, frozen)
         hidden = layer.lora_scale * F.linear(layer.lora_input(x), layer.lora_a)
     else:
         y, hidden = _adapted(x, frozen, layer.lora_a, layer.lora_scale)
@@ -104,4 +110,3 @@ def product(layer: Any, x: Tensor, weight: Frozen | None = None) -> Product:
 
 
 _adapted: Any = _AdaptedProduct.apply
-_frozen: Any = _FrozenProduct.apply

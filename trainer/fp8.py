@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError
+from ..errors import ConfigError
 
 LARGEST = 448.0
 """Of float8_e4m3fn."""
@@ -83,7 +83,7 @@ def _product(x: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
 def _rounded_fast(x: Tensor) -> tuple[Tensor, Tensor]:
     if not x.is_cuda:
         return rounded(x)
-    from .kernels import round_rows
+    from .fused.kernels import round_rows
 
     return round_rows(x)
 

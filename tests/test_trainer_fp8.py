@@ -1,0 +1,115 @@
+"""Products in 8 bits: which layers make them, and what is refused. Numbers are in test_gpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from trainer_help import TINY, TINY_LANGUAGE, one_rank, packed_batch
+
+from neva_prep.errors import ConfigError
+from neva_prep.trainer import engine_product
+from neva_prep.trainer.build import Training, build_training
+from neva_prep.trainer.engine_product import has_transformer_engine
+from neva_prep.trainer.fp8_layer import check_something_rounded, multiply_in_eight_bits
+from neva_prep.trainer.fused.product import Plain
+from neva_prep.trainer.lora import LoRA
+from neva_prep.trainer.step import evaluate_step
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    one_rank()
+    yield
+
+
+@pytest.fixture
+def without_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neva_prep.trainer.fp8_layer.has_transformer_engine", lambda: False)
+
+
+def build(**language: Any) -> Training:
+    config = replace(TINY, language_transformer_config=replace(TINY_LANGUAGE, **language))
+    return build_training(config, peft=LoRA(dim=4, target_modules=["*.linear_qkv"]))
+
+
+class Counted(Plain):
+    """A frozen weight that tells how often it multiplies."""
+
+    calls: list[str] = []  # noqa: RUF012
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.append("frozen")
+        return super().forward(x)
+
+
+def test_each_product_of_the_decoder_is_made_by_what_is_put_in() -> None:
+    training = build()
+    chunk, calls = training.chunks[0], Counted.calls
+    calls.clear()
+    settings: Any = {"num_micro_batches": 1, "seq_length": 256, "micro_batch_size": 4}
+    before = evaluate_step(training, iter([packed_batch()]), **settings)
+    chunk.language_model.decoder.layers[0].mlp.linear_fc1.requires_grad_(True)
+
+    def trained() -> Any:
+        def multiply(x: Tensor, weight: Tensor) -> Tensor:
+            calls.append("trained")
+            return F.linear(x, weight)
+
+        return multiply
+
+    def frozen(layer: Any) -> Counted | None:
+        return None if layer.weight.requires_grad else Counted(layer.weight)
+
+    multiply_in_eight_bits(chunk.language_model.decoder, frozen, trained)
+    after = evaluate_step(training, iter([packed_batch()]), **settings)
+    assert before is not None and after is not None and after.loss == before.loss
+    assert sorted(calls) == ["frozen"] * (4 * 4 - 1) + ["trained"]
+    assert chunk.state_dict().keys() == build().chunks[0].state_dict().keys()
+
+
+def test_sides_that_cannot_be_multiplied_are_refused() -> None:
+    training = build(ffn_hidden_size=100)
+    decoder = training.chunks[0].language_model.decoder
+    with pytest.raises(ConfigError, match=r"linear_fc1 is 200 x 64 on a rank.*multiples of 16"):
+        multiply_in_eight_bits(decoder, lambda layer: None, None)
+
+
+def test_eight_bits_of_nothing_are_refused(without_engine: None) -> None:
+    decoder = build().chunks[0].language_model.decoder
+    check_something_rounded([decoder])
+    decoder.requires_grad_(True)
+    with pytest.raises(ConfigError, match="all weights of the decoder are trained"):
+        check_something_rounded([decoder])
+
+
+def test_an_old_transformer_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = "2.8.1"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(engine_product, "version", lambda name: found)
+    with pytest.raises(ConfigError, match=r"2\.8\.1 is installed, and 2\.9"):
+        has_transformer_engine()
+    found = "2.10.0+cu13"
+    assert has_transformer_engine()
+
+
+def test_rows_are_filled_up_for_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes multiples of 16; what it gives for the filling is cut off."""
+    seen = []
+
+    def linear(x: Tensor) -> Tensor:
+        seen.append(x.shape)
+        return F.linear(x, weight)
+
+    weight = torch.randn(32, 16)
+    product = engine_product.EngineProduct()
+    monkeypatch.setattr(product, "_on_engine", lambda x, given: linear(x))
+    for rows in (1, 16, 37):
+        x = torch.randn(rows, 16)
+        assert torch.allclose(product(x, weight), F.linear(x, weight), atol=1e-5)
+    assert seen == [(16, 16), (16, 16), (48, 16)]
