@@ -15,10 +15,12 @@ from trainer_help import TINY, TINY_LANGUAGE, one_rank, packed_batch
 from neva_prep.errors import ConfigError
 from neva_prep.trainer import engine_product
 from neva_prep.trainer.build import Training, build_training
+from neva_prep.trainer.compat import prepare_megatron
 from neva_prep.trainer.engine_product import has_transformer_engine
 from neva_prep.trainer.fp8_layer import check_something_rounded, multiply_in_eight_bits
 from neva_prep.trainer.fused.product import Plain
 from neva_prep.trainer.lora import LoRA
+from neva_prep.trainer.optimizer import parts_with_weights
 from neva_prep.trainer.step import evaluate_step
 
 
@@ -113,3 +115,14 @@ def test_rows_are_filled_up_for_the_engine(monkeypatch: pytest.MonkeyPatch) -> N
         x = torch.randn(rows, 16)
         assert torch.allclose(product(x, weight), F.linear(x, weight), atol=1e-5)
     assert seen == [(16, 16), (16, 16), (48, 16)]
+
+
+def test_the_optimizer_is_torchs_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Transformer Engine is: megatron-core takes its Adam, and says so by these names."""
+    from megatron.core import optimizer
+
+    monkeypatch.setattr(optimizer, "Adam", object)
+    monkeypatch.setattr(optimizer, "USING_PYTORCH_OPTIMIZER", False)
+    prepare_megatron()
+    (part,) = parts_with_weights(build().optimizer)
+    assert type(part.optimizer) is torch.optim.AdamW

@@ -73,6 +73,7 @@ def prepare_megatron() -> None:
         if not torch.cuda.is_available():
             _answer_for_random_states()
         _take_lists_at_once()
+        _use_adam_of_torch()
     for module in _NO_NEWS:
         logging.getLogger(f"megatron.core.{module}").addFilter(_is_news)
     for message in _HABITS:
@@ -168,6 +169,16 @@ def _take_lists_at_once() -> None:
             module.multi_tensor_scale_impl = _scale_all
             if hasattr(module, "l2_norm_impl"):
                 module.l2_norm_impl = _norm_of_all
+
+
+def _use_adam_of_torch() -> None:
+    """One optimizer on all machines, so that checkpoints go from one to any other.
+
+    megatron-core takes Transformer Engine's or Apex's where they are installed, whose state is
+    another: it counts steps elsewhere.
+    """
+    optimizer: Any = importlib.import_module("megatron.core.optimizer")
+    optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = torch.optim.AdamW, True
 
 
 def _norm_of_all(chunk_size: int, noop: Any, lists: Any, per_tensor: bool) -> Any:

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-
 MAX_BETA = 0.99
 """A step moves a moment by a share of 1 - beta of what is new; where that is below what bfloat16
 can tell apart, 1/256, moments stand still: at 0.95 within 8 % of where they should go, at 0.99
@@ -32,16 +30,7 @@ def narrow(optimizer: Any) -> None:
 
     A new one would not do: megatron-core's distributed optimizer gives its own weights that torch
     would refuse, since they are pieces of others.
-
-    Raises:
-        ConfigError: it is of another library.
     """
-    if type(optimizer) is not torch.optim.AdamW:
-        raise ConfigError(
-            f"optim.state_precision=bf16: works on torch's AdamW, and megatron-core has chosen "
-            f"{type(optimizer).__module__}'s {type(optimizer).__name__}, which is installed; use "
-            "fp32"
-        )
     optimizer.__class__ = NarrowAdamW
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import partial
 from typing import Any
 
@@ -94,7 +93,7 @@ def mlp_submodules() -> MLPSubmodules:
 def language_block(config: Any, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The decoder's layers on this pipeline stage."""
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
-    layer = _layer(AttnMaskType.causal, _language_attention(), get_bias_dropout_add)
+    layer = _layer(AttnMaskType.causal, SampleAttention, get_bias_dropout_add)
     return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=Norm)
 
 
@@ -136,12 +135,3 @@ def _mlp() -> Any:
     if hasattr(MLP, "as_mlp_submodule"):
         return partial(MLP.as_mlp_submodule, submodules=mlp_submodules())
     return ModuleSpec(module=MLP, submodules=mlp_submodules())
-
-
-def _language_attention() -> type:
-    """Transformer Engine's where it is installed and there is a GPU, else ours."""
-    if torch.cuda.is_available() and importlib.util.find_spec("transformer_engine"):
-        from megatron.core.extensions.transformer_engine import TEDotProductAttention
-
-        return TEDotProductAttention  # type: ignore[no-any-return]
-    return SampleAttention
