@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from megatron.energon import SavableDataset, WorkerConfig
 from megatron.energon.errors import reraise_exception
 from megatron.energon.metadataset.loader_interface import DatasetBlendMode, LoadedDataset
 
-from .blend import Blend
+from .blend import Blend, Mode
 from .last_note import LastNoteDataset
 from .ranks import DataParallel
+from .repeated import RepeatedFactory
 from .task_encoder import MultiModalTaskEncoder
 
 _MODES = {
@@ -85,11 +87,19 @@ def _open(
     blend: Blend, workers: WorkerConfig, config: ReadConfig, *, training: bool
 ) -> list[LoadedDataset]:
     shuffle = training and config.shuffle_buffer_size is not None
+    # A pass of validation has each sample once, whatever the blend.
+    mode = blend.mode if training else "single"
     return [
-        LoadedDataset(
-            dataset=part.open(workers, training=training, shuffle=shuffle),
-            weight=part.number if blend.mode == "weights" else None,
-            repetitions=part.number if blend.mode == "repetitions" else None,
-        )
+        _loaded(part.open(workers, training=training, shuffle=shuffle), mode, part.number)
         for part in blend.parts
     ]
+
+
+def _loaded(factory: Any, mode: Mode, number: float) -> LoadedDataset:
+    if mode == "repetitions" and not number.is_integer():
+        return LoadedDataset(dataset=RepeatedFactory(factory, number))
+    return LoadedDataset(
+        dataset=factory,
+        weight=number if mode == "weights" else None,
+        repetitions=number if mode == "repetitions" else None,
+    )

@@ -195,3 +195,49 @@ def test_a_hostile_typed_dataset_under_a_metadataset_is_refused(tmp_path: Path) 
     (path / ".nv-meta/dataset.yaml").write_text(yaml.safe_dump(described))
     with pytest.raises(UntrustedDatasetError, match="code that energon would run"):
         open_blend(metadataset(tmp_path, {"path": "vqa"}), "train")
+
+
+def broken_blend(root: Path, **repetitions: float) -> Path:
+    """The samples of each dataset are as many as its letter's place, times 10, in one shard."""
+    for place, name in enumerate(repetitions):
+        small(root / name, 10 * (place + 1), first=100 * place)
+    children = [{"path": name, "repetitions": number} for name, number in repetitions.items()]
+    return metadataset(root, {"blend_epochized": children})
+
+
+def test_broken_repetitions_are_the_same_share_of_every_epoch(tmp_path: Path) -> None:
+    file = broken_blend(tmp_path, a=1.5, b=0.25, c=0.05)  # 15, 5 and 1.5 samples.
+    with module(file, shuffle_buffer_size=None, micro_batch_size=1) as data:
+        stream = data.train_dataloader()
+        keys = [key for _ in range(43 * 2) for key in next(stream)["__keys__"]]
+    halves = [Counter(int(key) // 100 for key in half) for half in (keys[:21], keys[21:43])]
+    assert halves == [{0: 15, 1: 5, 2: 1}, {0: 15, 1: 5, 2: 2}]
+    times = Counter(keys)
+    # Four epochs are 6 passes, 1 pass, and the first 6 samples of 30.
+    assert {times[f"{n:09d}"] for n in range(10)} == {6}
+    assert {times[f"{100 + n:09d}"] for n in range(20)} == {1}
+    assert sum(number for key, number in times.items() if int(key) >= 200) == 6
+
+
+def test_broken_repetitions_resume_exactly(tmp_path: Path) -> None:
+    file = broken_blend(tmp_path, a=0.5, b=0.25)
+    with module(file, micro_batch_size=1) as data:
+        stream = data.train_dataloader()
+        states, expected = [], []
+        for _ in range(20):
+            states.append(data.state_dict())
+            expected += take(stream, 1)
+    for place in range(3, 17, 2):
+        with module(file, micro_batch_size=1) as again:
+            again.load_state_dict(states[place])
+            assert take(again.train_dataloader(), 4) == expected[place : place + 4]
+
+
+def test_validation_knows_no_repetitions(tmp_path: Path) -> None:
+    small(tmp_path / "a", 4)
+    train, val = ({"blend_epochized": [{"path": "a", "repetitions": 2.5}]} for _ in range(2))
+    with module(metadataset(tmp_path, train, val=val)) as data:
+        assert [key for batch in data.val_dataloader() for key in batch["__keys__"]] == [
+            "000000900",
+            "000000901",
+        ]
