@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import xxhash
 from megatron.energon import WorkerConfig
 from megatron.energon.source_info import SourceInfo
 
-from ..errors import ImageError, NevaPrepError, RecordError
+from ..errors import ImageError, NevaPrepError
 from .indexed import IndexedFactory
+from .record_fields import image_paths_of, messages_of
 from .record_file import RecordFile
 from .sample import ConversationSample, FailedSample
 
@@ -70,11 +70,13 @@ class RecordPart:
         place = f"{self.file.path}:{number}"
         try:
             record = self.file.read(number)
+            messages = messages_of(record, place)
+            paths = image_paths_of(record, messages, place)
             return ConversationSample(
                 **keys,
                 id=str(record.get("id", number)),
-                messages=_messages(record, place),
-                images=[self._image(path, place) for path in _image_paths(record, place)],
+                messages=messages,
+                images=[self._image(path, place) for path in paths],
                 record=record,
             )
         except NevaPrepError as error:
@@ -101,24 +103,3 @@ class RecordPart:
                 f"{place}: image {path!r} cannot be read ({finding}); correct the path",
                 reason="missing_image",
             ) from error
-
-
-def _messages(record: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
-    messages = record.get("conversations", record.get("messages"))
-    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
-        raise RecordError(
-            f"{place}: has no list of turns as 'conversations'; correct the record",
-            reason="missing_conversations",
-        )
-    return messages
-
-
-def _image_paths(record: Mapping[str, Any], place: str) -> list[str]:
-    found = record.get("image", record.get("images"))
-    paths = [] if found is None else [found] if isinstance(found, str) else found
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise RecordError(
-            f"{place}: 'image' is neither a path nor a list of paths; correct the record",
-            reason="bad_image_field",
-        )
-    return paths
