@@ -22,7 +22,8 @@ from .blend import Blend
 from .config import MultiModalSampleConfig
 from .energon_loader import StartMethod
 from .image_config import Fit
-from .pixel_reader import make_pixel_reader
+from .pixel_reader import PixelReader, make_pixel_reader
+from .read_image import ImageReader
 from .record_file import RecordFile
 from .record_part import RecordPart
 from .skips import DEFAULT_MAX_SKIP_RATIO
@@ -130,7 +131,7 @@ class NevaLazyDataModule(StreamDataModule):
             tokenizer, image_processor = _default_processor(tokenizer, image_processor)
             task_encoder = MultiModalTaskEncoder(
                 tokenizer,
-                make_pixel_reader(image_processor, fit=_fit(data_config)),
+                _reader(image_processor, data_config.image_process_mode),
                 _sample_config(data_config),
                 packed_sequence=use_packed_sequence,
                 packed_sequence_size=size if use_packed_sequence else -1,
@@ -235,8 +236,23 @@ def _folder(path: str | os.PathLike[str] | None) -> Path | None:
     return Path(path).resolve()
 
 
-def _fit(config: ImageDataConfig) -> Fit | None:
-    return config.image_process_mode
+def _reader(processor: Any, fit: Fit | None) -> ImageReader:
+    """What reads images; with the fit, unless that is left to it."""
+    if isinstance(processor, ImageReader) and not isinstance(processor, PixelReader):
+        if fit is None:
+            return processor
+        raise _own_fit(processor, fit)
+    reader = make_pixel_reader(processor)
+    if reader.config is None and fit is not None:
+        raise _own_fit(reader.processor, fit)
+    return make_pixel_reader(reader, fit=fit)
+
+
+def _own_fit(processor: Any, fit: Fit) -> ConfigError:
+    return ConfigError(
+        f"image_process_mode={fit!r}: {type(processor).__name__} brings images into shape its own "
+        "way; set image_process_mode=None in ImageDataConfig, or pass an ImageConfig instead of it"
+    )
 
 
 def _sample_config(config: ImageDataConfig) -> MultiModalSampleConfig:

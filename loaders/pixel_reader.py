@@ -88,8 +88,9 @@ def make_pixel_reader(
     its settings, which gives the same bits (mode `exact`). Any other is called.
 
     Args:
-        processor: an ImageConfig; an image processor of transformers; or anything that has one as
-            `image_processor`, such as a LlavaProcessor.
+        processor: an ImageConfig; an image processor of transformers; anything that has one as
+            `image_processor`, such as a LlavaProcessor; or a PixelReader, whose settings stay
+            where no others are given.
         mode: `exact` unless given.
         output: `float32` unless given.
         fit: the processor's own unless given; `pad` is what LLaVA-1.5 trains with, although its
@@ -100,7 +101,12 @@ def make_pixel_reader(
         ConfigError: the settings cannot be met with this processor.
     """
     processor = getattr(processor, "image_processor", processor)
-    config = processor if isinstance(processor, ImageConfig) else translate_processor(processor)
+    if isinstance(processor, PixelReader):
+        if processor.config is None:
+            output, max_pixels = output or processor.output, max_pixels or processor.max_pixels
+        config, processor = processor.config, processor.processor
+    else:
+        config = processor if isinstance(processor, ImageConfig) else translate_processor(processor)
     if config is not None:
         return PixelReader(config=_override(config, mode, output, fit, max_pixels))
     kind = type(processor).__name__

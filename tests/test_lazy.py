@@ -14,7 +14,7 @@ from lazy_help import lazy, row
 from loader_help import TILE, keys_of, signature, spell, take
 
 from neva_prep.errors import ConfigError, RecordError
-from neva_prep.loaders import ImageConfig
+from neva_prep.loaders import ImageConfig, make_pixel_reader
 from neva_prep.loaders.fit_image import process_image
 from neva_prep.loaders.record_file import RecordFile
 
@@ -174,3 +174,42 @@ def test_a_changed_source_is_refused_on_resume(source: Path) -> None:
     source.write_text(source.read_text().replace("Question 5?", "Question 6?"))
     with lazy(source, source) as again, pytest.raises(ConfigError, match="file: saved"):
         again.load_state_dict(state)
+
+
+class _OwnReader:
+    """A reader that is none of ours."""
+
+    config = None
+    output = "uint8"
+
+    def read(self, data: bytes, *, name: str = "image") -> torch.Tensor:
+        return torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+
+    def count_tiles(self, data: bytes, *, name: str = "image") -> int:
+        return 1
+
+    def describe(self) -> str:
+        return "zeros"
+
+
+def test_a_reader_of_pixels_is_an_image_processor_too(source: Path) -> None:
+    crop = make_pixel_reader(ImageConfig(size=TILE, fit="crop", output="uint8", mode="fast"))
+    fits = {}
+    for mode in ("pad", None):
+        with lazy(
+            source, source, image_processor=crop, config={"image_process_mode": mode}
+        ) as data:
+            assert next(data.train_dataloader())["media"].dtype == torch.uint8
+            fits[mode] = data.task_encoder.preparer.reader.describe()
+    assert fits == {
+        "pad": f"fast pad to {TILE}, by neva-prep",
+        None: f"fast crop to {TILE}, by neva-prep",
+    }
+
+
+def test_what_reads_images_its_own_way_must_be_let(source: Path) -> None:
+    with pytest.raises(ConfigError, match=r"_OwnReader .* set image_process_mode=None"):
+        lazy(source, source, image_processor=_OwnReader())
+    config = {"image_process_mode": None}
+    with lazy(source, source, image_processor=_OwnReader(), config=config) as data:
+        assert next(data.train_dataloader())["media"].shape[1:] == (3, 8, 8)
