@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from ..errors import TemplateError
+from . import sandbox
 from .marks import Specials
 from .messages import Message
 from .render import ConversationTemplate
@@ -40,7 +41,13 @@ def specials_of(template: ConversationTemplate, specials: Specials) -> Specials:
         return specials
     text = _probe_text(template)
     written = {token for token in specials.added if token in text}
-    return replace(specials, protected=tuple(sorted({*specials.protected, *written})), added=())
+    sought = sandbox.tags_looked_for(template.chat_template)
+    return replace(
+        specials,
+        protected=tuple(sorted({*specials.protected, *written})),
+        added=(),
+        sought=tuple(sorted(written.intersection(sought))),
+    )
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -84,6 +84,9 @@ class Specials:
     added: tuple[str, ...] = ()
     """Texts of tokens that were added and are not special: structure where a template writes them,
     as DeepSeek's `<|User|>`, and otherwise words like any other."""
+    sought: tuple[str, ...] = ()
+    """Those of `protected` that the template itself looks for in an answer, as Qwen3's `</think>`:
+    in an answer they are structure."""
     bos_token: str | None = None
     eos_token: str | None = None
 
@@ -93,6 +96,7 @@ class Protector:
 
     def __init__(self, specials: Specials, marks: Marks) -> None:
         self._starts, self._pattern = _look_alikes(specials)
+        self._in_answers = _look_alikes(without_sought(specials))[1]
         self._mark = marks.data
         self.found: list[str] = []
         """The replaced texts, by number."""
@@ -104,6 +108,10 @@ class Protector:
     def protect(self, text: str) -> str:
         """The text with each look-alike replaced by its number between two marks."""
         return self._pattern.sub(self._replace, text) if self.may_find(text) else text
+
+    def protect_answer(self, text: str) -> str:
+        """The same for an answer, in which the template may look for structure itself."""
+        return self._in_answers.sub(self._replace, text) if self.may_find(text) else text
 
     def protect_all(self, value: Any) -> Any:
         """The same for every string in nested lists and mappings."""
@@ -118,6 +126,12 @@ class Protector:
     def _replace(self, match: re.Match[str]) -> str:
         self.found.append(match[0])
         return f"{self._mark}{len(self.found) - 1}{self._mark}"
+
+
+def without_sought(specials: Specials) -> Specials:
+    """What is structure in an answer: what the template looks for there is none of it."""
+    left = tuple(text for text in specials.protected if text not in specials.sought)
+    return replace(specials, protected=left)
 
 
 @lru_cache(maxsize=64)

@@ -15,6 +15,7 @@ from .messages import Message, move_images_to_front, read_messages
 from .rendered import Rendered, look_alike_events, read_marks
 from .show import Show, all_text
 from .spans import mark_answers, mark_content, trained_by_position
+from .thoughts import count_dropped
 
 ImagePlacement = Literal["keep", "front"]
 
@@ -108,6 +109,9 @@ class ConversationTemplate:
         self._check_images(turns, rendered)
         if protector.found:
             events.update(look_alike_events(protector.found, specials.image_token))
+        sought = sandbox.tags_looked_for(self.chat_template)
+        if dropped := count_dropped(turns, rendered.text, sought):
+            events["dropped_thoughts"] = dropped
         return replace(rendered, events=dict(events)) if events else rendered
 
     def content_spans(self, turns: tuple[Message, ...], specials: Specials) -> list[Span | None]:
@@ -123,9 +127,12 @@ class ConversationTemplate:
         shown = [show(turn) for turn in prepared]
         silent = {sandbox.OPEN_NAME: "", sandbox.CLOSE_NAME: ""}
         variables = self._variables(specials, marks, False) | silent
+        sought = sandbox.tags_looked_for(self.chat_template)
         spans: dict[int, Span] = {}
         for number, turn in enumerate(prepared):
-            one = {**shown[number], "content": mark_content(shown[number]["content"], marks)}
+            tags = sought if turn.role == "assistant" else ()
+            marked = mark_content(shown[number]["content"], marks, tags)
+            one = {**shown[number], "content": marked}
             raw = self._run([*shown[:number], one, *shown[number + 1 :]], variables)
             places = read_marks(raw, marks, protector.found, specials.image_token, self.name)
             if len(places.trained) == 1:
@@ -184,8 +191,10 @@ class ConversationTemplate:
             return raw
         if not any(message["role"] == "assistant" for message in shown):
             return raw
+        sought = sandbox.tags_looked_for(self.chat_template)
+        marked = mark_answers(shown, marks, sought)
         return trained_by_position(
-            raw, shown, mark_answers(shown, marks), render, marks, self._where(), endings
+            raw, shown, marked, render, marks, self._where(), endings, sought
         )
 
     def _run(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:

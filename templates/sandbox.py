@@ -33,6 +33,7 @@ from .budget import (
 from .filters import metered_filters, metered_tests
 from .metered import metered
 from .parts import takes_parts
+from .sought import sought_texts
 
 OPEN_NAME, CLOSE_NAME = "generation_open_", "generation_close_"
 """Variables that hold the two marks."""
@@ -203,6 +204,17 @@ def reads_content_as_parts(source: str) -> bool:
     """Whether a template takes `content` as a list of parts, as those of vision models do."""
     _check_length(source)
     return takes_parts(_unmetered().parse(source))
+
+
+@lru_cache(maxsize=256)
+def tags_looked_for(source: str) -> tuple[str, ...]:
+    """Tags that a template looks for in messages; none in one that cannot be parsed."""
+    try:
+        _check_length(source)
+        sought = sought_texts(_unmetered().parse(source))
+    except (JinjaError, RecursionError):
+        return ()
+    return tuple(sorted(text for text in sought if text[0] in "<["))
 
 
 def render_source(source: str, variables: dict[str, Any], *, trusted: bool = False) -> str:

@@ -66,7 +66,9 @@ class Show:
         protector = self._protector
         parts = turn.parts
         if protector is not None:
-            parts = tuple(None if part is None else protector.protect(part) for part in parts)
+            answers = turn.role == "assistant"
+            protect = protector.protect_answer if answers else protector.protect
+            parts = tuple(None if part is None else protect(part) for part in parts)
         shown: dict[str, Any] = {"image_slots": self._slot * parts.count(None)}
         if turn.extras:
             shown |= protector.protect_all(turn.extras) if protector else turn.extras

@@ -2,6 +2,8 @@
 
 Every answer is rendered once more between two marks. Where the marks come out is where the answer
 is; nothing is searched for. The text that ends the answer is what the message adds after it.
+Of an answer with thoughts, the marks stand around what follows them, and the span begins where
+serving's prompt ends: thoughts are what a model says, too.
 """
 
 from __future__ import annotations
@@ -12,15 +14,46 @@ from typing import Any
 from ..errors import TemplateError
 from .marks import Marks
 from .show import Parts
+from .thoughts import after_thoughts, has_thoughts
 
 
-def mark_answers(shown: list[dict[str, Any]], marks: Marks) -> list[dict[str, Any]]:
+class _Empty(str):
+    """The two marks alone, which a template that looks takes for the empty text that they mark.
+
+    So an answer without a text is written as it would be, as templates with tool calls ask.
+    """
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __len__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return other == ""
+
+    def __ne__(self, other: object) -> bool:
+        return other != ""
+
+    def strip(self, _: str | None = None, /) -> str:
+        return self
+
+    def lstrip(self, _: str | None = None, /) -> str:
+        return self
+
+    def rstrip(self, _: str | None = None, /) -> str:
+        return self
+
+
+def mark_answers(
+    shown: list[dict[str, Any]], marks: Marks, sought: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """The messages with a mark before and after the inner text of every answer.
 
     White space at the ends stays outside, so that a template's trimming finds what it would.
     """
     return [
-        {**message, "content": mark_content(message["content"], marks)}
+        {**message, "content": mark_content(message["content"], marks, sought)}
         if message["role"] == "assistant"
         else message
         for message in shown
@@ -35,6 +68,7 @@ def trained_by_position(
     marks: Marks,
     where: str,
     endings: tuple[str, ...],
+    sought: tuple[str, ...],
 ) -> str:
     """The rendered text with every answer and its ending between marks.
 
@@ -46,6 +80,7 @@ def trained_by_position(
         marks: characters that occur in no message.
         where: the template, for errors.
         endings: texts that end an answer: the stop string, or the tokenizer's special tokens.
+        sought: tags that the template looks for in answers, such as the end of a thought.
 
     Raises:
         TemplateError: the template changes, repeats, reorders or drops an answer, or writes it
@@ -59,7 +94,16 @@ def trained_by_position(
         )
     answers = [index for index, message in enumerate(shown) if message["role"] == "assistant"]
     pieces = _split_at_marks(text, marks, answers, where)
+    start = 0
     for number, index in enumerate(answers):
+        start += len(pieces[2 * number])
+        if has_thoughts(shown[index], sought):
+            begin = _prompt_end(raw, shown[:index], render)
+            if begin is not None and 0 < start - begin <= len(pieces[2 * number]):
+                cut = len(pieces[2 * number]) - (start - begin)
+                pieces[2 * number + 1] = pieces[2 * number][cut:] + pieces[2 * number + 1]
+                pieces[2 * number] = pieces[2 * number][:cut]
+                start = begin
         after = pieces[2 * number + 2]
         calls = bool(shown[index].get("tool_calls"))
         added = None if calls else _ending(after, endings)
@@ -73,17 +117,21 @@ def trained_by_position(
             )
         pieces[2 * number + 1] += added
         pieces[2 * number + 2] = after[len(added) :]
+        start += len(pieces[2 * number + 1])
     return "".join(
         piece if number % 2 == 0 else f"{marks.open}{piece}{marks.close}"
         for number, piece in enumerate(pieces)
     )
 
 
-def mark_content(content: Any, marks: Marks) -> Any:
-    """Content with a mark before and after its inner text."""
+def mark_content(content: Any, marks: Marks, sought: tuple[str, ...] = ()) -> Any:
+    """Content with a mark before and after its inner text, behind thoughts that are parted off."""
     if isinstance(content, str):
-        inner = content.strip()
-        start = content.index(inner)
+        if not content:
+            return _Empty(marks.open + marks.close)
+        start = after_thoughts(content, sought)
+        inner = content[start:].strip()
+        start = content.index(inner, start)
         return "".join(
             (content[:start], marks.open, inner, marks.close, content[start + len(inner) :])
         )
@@ -93,7 +141,7 @@ def mark_content(content: Any, marks: Marks) -> Any:
         return Parts([*parts, {"type": "text", "text": marks.open + marks.close}])
     first, last = parts[texts[0]]["text"], parts[texts[-1]]["text"]
     if len(texts) == 1:
-        parts[texts[0]]["text"] = mark_content(first, marks)
+        parts[texts[0]]["text"] = mark_content(first, marks, sought)
         return parts
     lead = len(first) - len(first.lstrip())
     parts[texts[0]]["text"] = first[:lead] + marks.open + first[lead:]
@@ -144,6 +192,15 @@ def _cut_after(text: str, endings: tuple[str, ...], *, last: bool) -> str:
     find = str.rfind if last else str.find
     ends = [find(text, ending) + len(ending) for ending in endings if ending in text]
     return text[: max(ends) if last else min(ends)] if ends else text
+
+
+def _prompt_end(raw: str, before: list[dict[str, Any]], render: Callable[..., str]) -> int | None:
+    """Where the prompt for an answer ends, if the text begins with it."""
+    try:
+        prompt = render(before, add_generation_prompt=True)
+    except TemplateError:
+        return None
+    return len(prompt) if raw.startswith(prompt) else None
 
 
 def _added_after(
