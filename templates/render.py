@@ -192,9 +192,9 @@ class ConversationTemplate:
         if not any(message["role"] == "assistant" for message in shown):
             return raw
         sought = sandbox.tags_looked_for(self.chat_template)
-        marked = mark_answers(shown, marks, sought)
+        choices = mark_answers(shown, marks, sought)
         return trained_by_position(
-            raw, shown, marked, render, marks, self._where(), endings, sought
+            raw, shown, choices, render, marks, self._where(), endings, sought
         )
 
     def _run(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:

@@ -47,23 +47,29 @@ class _Empty(str):
 
 def mark_answers(
     shown: list[dict[str, Any]], marks: Marks, sought: tuple[str, ...]
-) -> list[dict[str, Any]]:
+) -> list[list[dict[str, Any]]]:
     """The messages with a mark before and after the inner text of every answer.
 
-    White space at the ends stays outside, so that a template's trimming finds what it would.
+    White space at the end stays outside, so that a template's trimming finds what it would. That at
+    the beginning is the answer's where it is shown: with it inside first, then without.
     """
-    return [
-        {**message, "content": mark_content(message["content"], marks, sought)}
-        if message["role"] == "assistant"
-        else message
-        for message in shown
-    ]
+
+    def mark(whole: bool) -> list[dict[str, Any]]:
+        return [
+            {**message, "content": mark_content(message["content"], marks, sought, whole=whole)}
+            if message["role"] == "assistant"
+            else message
+            for message in shown
+        ]
+
+    inner, whole = mark(False), mark(True)
+    return [inner] if inner == whole else [whole, inner]
 
 
 def trained_by_position(
     raw: str,
     shown: list[dict[str, Any]],
-    marked: list[dict[str, Any]],
+    choices: list[list[dict[str, Any]]],
     render: Callable[..., str],
     marks: Marks,
     where: str,
@@ -75,7 +81,7 @@ def trained_by_position(
     Args:
         raw: the text without marks around the answers.
         shown: the messages as the template gets them.
-        marked: the same from `mark_answers`.
+        choices: the same from `mark_answers`; the first that changes nothing is taken.
         render: the template, from messages to text.
         marks: characters that occur in no message.
         where: the template, for errors.
@@ -86,8 +92,11 @@ def trained_by_position(
         TemplateError: the template changes, repeats, reorders or drops an answer, or writes it
             differently when it comes last; the message says which.
     """
-    text = render(marked)
-    if _without(text, marks) != raw:
+    for marked in choices:
+        text = render(marked)
+        if _without(text, marks) == raw:
+            break
+    else:
         raise TemplateError(
             f"{where}: it looks into the answers, so their place in the text is unclear; "
             "mark what is trained with {% generation %}"
@@ -124,14 +133,25 @@ def trained_by_position(
     )
 
 
-def mark_content(content: Any, marks: Marks, sought: tuple[str, ...] = ()) -> Any:
-    """Content with a mark before and after its inner text, behind thoughts that are parted off."""
+def mark_content(
+    content: Any, marks: Marks, sought: tuple[str, ...] = (), *, whole: bool = False
+) -> Any:
+    """Content with a mark before and after its inner text, behind thoughts that are parted off.
+
+    Args:
+        content: a text or parts.
+        marks: characters that occur in no message.
+        sought: tags that part thoughts off.
+        whole: the text begins with its white space.
+    """
     if isinstance(content, str):
         if not content:
             return _Empty(marks.open + marks.close)
         start = after_thoughts(content, sought)
-        inner = content[start:].strip()
-        start = content.index(inner, start)
+        inner = content[start:].rstrip() or content[start:]
+        if not whole:
+            start += len(inner) - len(inner.lstrip())
+            inner = inner.lstrip()
         return "".join(
             (content[:start], marks.open, inner, marks.close, content[start + len(inner) :])
         )
@@ -141,9 +161,9 @@ def mark_content(content: Any, marks: Marks, sought: tuple[str, ...] = ()) -> An
         return Parts([*parts, {"type": "text", "text": marks.open + marks.close}])
     first, last = parts[texts[0]]["text"], parts[texts[-1]]["text"]
     if len(texts) == 1:
-        parts[texts[0]]["text"] = mark_content(first, marks, sought)
+        parts[texts[0]]["text"] = mark_content(first, marks, sought, whole=whole)
         return parts
-    lead = len(first) - len(first.lstrip())
+    lead = 0 if whole else len(first) - len(first.lstrip())
     parts[texts[0]]["text"] = first[:lead] + marks.open + first[lead:]
     tail = len(last.rstrip())
     parts[texts[-1]]["text"] = last[:tail] + marks.close + last[tail:]

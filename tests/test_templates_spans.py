@@ -25,7 +25,7 @@ def test_the_tokenizers_own_template_trains_answers_and_stop_tokens() -> None:
 
 def test_without_a_tokenizer_an_answer_ends_where_its_message_ends() -> None:
     rendered = ConversationTemplate("own", CHATML).render(MESSAGES)
-    assert rendered.trained_texts == ["A cat.<|im_end|>\n", "A cat.\n<|im_end|>\n"]
+    assert rendered.trained_texts == ["A cat.<|im_end|>\n", " A cat.\n<|im_end|>\n"]
 
 
 def test_a_stop_string_ends_the_span_and_trimming_moves_nothing() -> None:
@@ -61,3 +61,22 @@ def test_an_unclear_place_is_an_error_that_says_where(source: str, finding: str)
     with pytest.raises(TemplateError, match=finding) as caught:
         ConversationTemplate("odd", source).render(MESSAGES)
     assert "generation" in str(caught.value)
+
+
+LED = [
+    {"role": "user", "content": "A cat?"},
+    {"role": "assistant", "content": "\n\t A cat."},
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": " \n"},
+]
+
+
+def test_white_space_that_begins_an_answer_is_trained_where_it_is_shown() -> None:
+    template = ConversationTemplate("own", CHATML, stop_string="<|im_end|>")
+    assert template.render(LED).trained_texts == ["\n\t A cat.<|im_end|>", " \n<|im_end|>"]
+
+
+def test_white_space_of_the_template_is_not_trained_where_that_of_answers_is_taken_off() -> None:
+    source = CHATML.replace("m.content", "m.content.lstrip()")
+    template = ConversationTemplate("own", source, stop_string="<|im_end|>")
+    assert template.render(LED).trained_texts == ["A cat.<|im_end|>", "<|im_end|>"]
