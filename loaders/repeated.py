@@ -62,7 +62,8 @@ class RepeatedDataset(BaseWrapperDataset):  # type: ignore[misc]
 
     def len_worker(self, worker_idx: int | None = None) -> int:
         """Most samples of an epoch of one worker."""
-        return math.ceil(self.dataset.len_worker(worker_idx) * self._repetitions - _ROUNDING)
+        samples = int(self.dataset.len_worker(worker_idx))
+        return math.ceil(samples * self._repetitions - _ROUNDING)
 
     def __iter__(self) -> Iterator[Any]:
         due = self._until(self._epoch + 1) - self._until(self._epoch)
@@ -85,4 +86,5 @@ class RepeatedDataset(BaseWrapperDataset):  # type: ignore[misc]
 
     def _until(self, epochs: int) -> int:
         """Samples of this worker in so many epochs."""
-        return math.floor(epochs * self._repetitions * self.dataset.len_worker() + _ROUNDING)
+        samples = int(self.dataset.len_worker())
+        return math.floor(epochs * self._repetitions * samples + _ROUNDING)

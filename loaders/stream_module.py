@@ -186,10 +186,12 @@ class StreamDataModule:
                 encoder settings; the message says what differs.
         """
         check_version(state)
-        now = self._fingerprint(self._open_split(self.settings.train_split), self.ranks())
-        check_fingerprint(state["fingerprint"], now)
+        blend, ranks = self._open_split(self.settings.train_split), self.ranks()
+        check_fingerprint(state["fingerprint"], self._fingerprint(blend, ranks))
         self.close()
         self._saved = state
+        self._train_counter = self._counter(blend, ranks)
+        self._train_counter.load_state_dict(state["stream"]["skips"])
 
     def skip_report(self, split: str = "train") -> SkipReport:
         """What was delivered and what was skipped, by reason.

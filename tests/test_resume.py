@@ -112,14 +112,17 @@ def test_counts_of_skips_go_on(tmp_path: Path) -> None:
     with module(path, max_skip_ratio=0.1) as data:
         stream = data.train_dataloader()
         take(stream, 30)
-        state = data.state_dict()
+        state, until_then = data.state_dict(), data.skip_report()
         take(stream, 30)
         expected = data.skip_report()
     assert expected.skipped["not_an_image"] in (2, 3, 4)
     with module(path, max_skip_ratio=0.1) as again:
         again.load_state_dict(state)
+        assert again.skip_report() == until_then
         take(again.train_dataloader(), 30)
         assert again.skip_report() == expected
+        again.load_state_dict(state)
+        assert again.skip_report() == until_then
 
 
 DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
