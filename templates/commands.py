@@ -56,7 +56,13 @@ def templates(context: click.Context, as_json: bool) -> None:
         click.echo(f"{row['name']:18} answers end with {row['stop_string']!r}")
 
 
-@templates.command()
+@templates.command(
+    epilog="""\b
+Examples:
+  neva-prep templates show v1
+  neva-prep templates show my.jinja --json
+"""
+)
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def show(name: str, as_json: bool) -> None:
@@ -105,14 +111,26 @@ def golden() -> None:
     """Freeze tokens and labels of chosen conversations, and check them after an upgrade."""
 
 
-@golden.command("record")
+@golden.command(
+    "record",
+    epilog="""\b
+Examples:
+  neva-prep golden record chats.json --template v1 --tokenizer vicuna-7b/ --out golden.json
+""",
+)
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--template", "template_name", help="Name, or a .jinja file.  [default: tokenizer's]")
 @click.option("--tokenizer", "folder", required=True, help="Folder of the tokenizer.")
 @click.option("--front", is_flag=True, help="Move images to the front of their turn.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("golden.json"))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("golden.json"),
+    show_default=True,
+    help="The file to write.",
+)
 def golden_record(
     files: tuple[Path, ...], template_name: str | None, folder: str, front: bool, out: Path
 ) -> None:
@@ -151,7 +169,16 @@ def _record_file(
         raise type(error)(message, reason=error.reason) from error
 
 
-@golden.command("check")
+@golden.command(
+    "check",
+    epilog="""\b
+Examples:
+  neva-prep golden check golden.json --template v1 --tokenizer vicuna-7b/
+
+\b
+Exit codes: 0 all equal, 1 something differs.
+""",
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--template", "template_name", help="Name, or a .jinja file.  [default: tokenizer's]")
 @click.option("--tokenizer", "folder", required=True, help="Folder of the tokenizer.")
@@ -202,8 +229,15 @@ Examples:
 )
 @click.option("--processor", "folder", required=True, help="Folder that serving loads.")
 @click.option("--template", "template_name", help="Name, or a .jinja file.  [default: tokenizer's]")
-@click.option("--messages", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--image-token", default="<image>", show_default=True)
+@click.option(
+    "--messages",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON of a conversation that ends with the user.  [default: one of ours]",
+)
+@click.option(
+    "--image-token", default="<image>", show_default=True, help="An image in the messages."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @click.pass_context
 def parity(

@@ -27,7 +27,11 @@ def load_tokenizer(folder: str | Path) -> Any:
     try:
         return loader.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise ConfigError(f"{folder}: no tokenizer can be loaded from it ({error})") from error
+        what = " ".join(f"{error}".split())
+        raise ConfigError(
+            f"{folder}: no tokenizer can be loaded from it ({what}); give the folder that holds "
+            "tokenizer.json, or the model's other files of its tokenizer"
+        ) from error
 
 
 def pick_template(name: str | None, processor: Any) -> ConversationTemplate:
@@ -46,7 +50,11 @@ def pick_template(name: str | None, processor: Any) -> ConversationTemplate:
         try:
             return resolve_template(None, processor)
         except ValueError as error:
-            raise ConfigError(f"{error}") from error
+            owner = getattr(processor, "name_or_path", "") or type(processor).__name__
+            raise ConfigError(
+                f"{owner}: this tokenizer has no chat template of its own; give --template NAME, "
+                "one of `neva-prep templates`, or --template FILE.jinja"
+            ) from error
     if not name.endswith(".jinja"):
         try:
             return get_template(name)
@@ -57,6 +65,23 @@ def pick_template(name: str | None, processor: Any) -> ConversationTemplate:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name}: cannot be read ({error}); check the path") from error
     return ConversationTemplate(name=Path(name).stem, chat_template=source)
+
+
+def warn_of_pieces(template: ConversationTemplate, processor: Any) -> None:
+    """Say on stderr that a template ends answers with what the tokenizer only spells out."""
+    import click
+
+    from .lookalikes import spelled_out
+    from .reader import tokenizer_of
+
+    tokenizer = tokenizer_of(processor)
+    if tags := spelled_out(template, tokenizer):
+        click.echo(
+            f"template {template.name!r} ends answers with {', '.join(tags)}, for which this "
+            f"{type(tokenizer).__name__} has no token: the model would learn to spell it in "
+            "pieces. Give --template one of this model's (see `neva-prep templates`)",
+            err=True,
+        )
 
 
 def read_conversations(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from ..errors import TemplateError
 from . import sandbox
@@ -16,6 +17,7 @@ from .rendered import Rendered
 from .show import all_text
 
 _PROBE = ("\U000f1000", "\U000f1001", "\U000f1002", "\U000f1003")
+_TAG = re.compile(r"(?<!<)<[^<>\s]+>(?!>)")
 _SEAM = re.compile(r"\n|(<[^<>\s]+>)")
 
 
@@ -69,14 +71,36 @@ def role_markers(template: ConversationTemplate, protected: tuple[str, ...]) -> 
     return tuple(sorted(words - set(protected)))
 
 
+def spelled_out(template: ConversationTemplate, tokenizer: Any) -> tuple[str, ...]:
+    """Tags that a model would have to write, such as `<|im_end|>`, and has no token for.
+
+    They become pieces, which merge with the answer before them: the template is of another model.
+    """
+    known = Specials(bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+    rendered = _probe(template, known)
+    tags = _TAG.findall(" ".join(rendered.trained_texts)) if rendered else []
+    named = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    missing = (None, tokenizer.unk_token_id)
+    return tuple(
+        tag
+        for tag in dict.fromkeys(tags)
+        if tag not in named and tokenizer.convert_tokens_to_ids(tag) in missing
+    )
+
+
 def _probe_text(template: ConversationTemplate) -> str:
     """What the template writes around four messages; "" where it cannot render them."""
+    rendered = _probe(template, Specials())
+    return rendered.text if rendered else ""
+
+
+def _probe(template: ConversationTemplate, specials: Specials) -> Rendered | None:
     roles = ("user", "assistant", "user", "assistant")
     probe = [{"role": role, "content": text} for role, text in zip(roles, _PROBE, strict=True)]
     try:
-        return template.render(probe).text
+        return template.render(probe, specials)
     except TemplateError:
-        return ""
+        return None
 
 
 def check_look_alikes(rendered: Rendered, markers: Mapping[str, int]) -> None:

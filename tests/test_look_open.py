@@ -144,7 +144,7 @@ def test_a_source_without_its_images_shows_its_texts(tmp_path: Path) -> None:
     sample = open_looked(source).sample(5)
     assert sample.turns[0].text == "<image>\n<image>\nQuestion 5?"
     assert [image.data for image in sample.images] == [None, None]
-    assert sample.images[0].error == "5-0.jpg: give the folder of the images to see it"
+    assert sample.images[0].error == "5-0.jpg: give the folder of the images (--images) to see it"
 
 
 def test_a_split_has_positions_of_its_own(tmp_path: Path) -> None:

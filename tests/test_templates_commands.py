@@ -285,3 +285,34 @@ def test_an_unknown_template_is_a_usage_error(source: Path, tokenizer_folder: Pa
         ):
             assert isinstance(found.exception, ConfigError)
             assert name in str(found.exception)
+
+
+def test_a_stop_that_the_tokenizer_has_no_token_for_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "chats.json"
+    source.write_text(json.dumps(RECORDS[1:]))
+    sentencepiece().save_pretrained(tmp_path / "tokenizer")
+    options = ("--tokenizer", tmp_path / "tokenizer", "--template")
+    told = run(explain, source, *options, "chatml")
+    assert told.exit_code == 0
+    assert "template 'chatml' ends answers with <|im_end|>, for which this" in told.stderr
+    assert "--template" in told.stderr
+    assert run(explain, source, *options, "v1").stderr == ""
+    # Zephyr's model spells out `<|user|>` itself.
+    assert run(explain, source, *options, "zephyr").stderr == ""
+
+
+def test_a_tokenizer_without_a_template_asks_for_one_by_its_option(tmp_path: Path) -> None:
+    source = tmp_path / "chats.json"
+    source.write_text(json.dumps(RECORDS[1:]))
+    folder = tmp_path / "tokenizer"
+    sentencepiece().save_pretrained(folder)
+    refused = run(explain, source, "--tokenizer", folder)
+    assert isinstance(refused.exception, ConfigError)
+    assert str(refused.exception).startswith(f"{folder}: this tokenizer has no chat template")
+    assert "give --template NAME" in str(refused.exception)
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["record"], ["check"]], ids=str)
+def test_commands_below_others_have_examples_too(arguments: list[str]) -> None:
+    group = templates if arguments == ["show"] else golden
+    assert "Examples:\n    neva-prep" in run(group, *arguments, "--help").output

@@ -184,12 +184,14 @@ def read_settings(
         return None
     loaded = chosen = None
     if tokenizer is not None:
-        from ...templates.load import load_tokenizer, pick_template
+        from ...templates.config import LLaVATemplateConfig, resolve_template
+        from ...templates.load import load_tokenizer, pick_template, warn_of_pieces
         from ...templates.reader import tokenizer_of
 
         processor = load_tokenizer(tokenizer)
         loaded = tokenizer_of(processor)
         chosen = None if template is None else pick_template(template, processor)
+        warn_of_pieces(chosen or resolve_template(LLaVATemplateConfig(), processor), processor)
     return LookSettings(
         tokenizer=loaded,
         template=chosen,

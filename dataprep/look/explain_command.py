@@ -42,7 +42,7 @@ def explain(
     from rich.console import Console
 
     from ...errors import TemplateError
-    from ...templates.load import load_tokenizer, pick_template
+    from ...templates.load import load_tokenizer, pick_template, warn_of_pieces
     from ...templates.reader import tokenizer_of
     from .describe import plain
     from .open import open_looked
@@ -54,9 +54,11 @@ def explain(
     number = looked.find(id=identity) if identity is not None else index or 0
     messages = looked.messages(number)
     processor = load_tokenizer(folder)
+    template = pick_template(template_name, processor)
+    warn_of_pieces(template, processor)
     settings = LookSettings(
         tokenizer=tokenizer_of(processor),
-        template=pick_template(template_name, processor),
+        template=template,
         seq_length=None,
         image_placement="front" if front else "keep",
     )

@@ -40,7 +40,7 @@ def view_image(
     """
     width, height, kind, error = 0, 0, "", None
     if data is None:
-        error = f"{name}: give the folder of the images to see it"
+        error = f"{name}: give the folder of the images (--images) to see it"
     else:
         try:
             header = read_header(data, pixel_limit=PIXEL_LIMIT)

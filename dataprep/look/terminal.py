@@ -159,7 +159,9 @@ def _show_image(image: ImageView, console: Console, *, draw: bool) -> None:
         say(console, Text(shorten(error), "red"))
     at = "" if image.offset is None else f" at byte {image.offset:,}"
     source = "" if image.source == image.name else f", from {shorten(image.source)}"
-    facts = f"  {image.width} x {image.height}, {image.num_bytes:,} bytes{at}{source}"
+    known = image.data is not None
+    size = f"  {image.width} x {image.height}, {image.num_bytes:,} bytes{at}" if known else ""
+    facts = f"{size}{source}"
     say(console, Text.assemble((shorten(image.name), "bold"), facts))
     if image.tiles:
         height, width, _ = image.tiles[0].shape
