@@ -104,7 +104,8 @@ class TextRules:
             template=template or self.template,
             image_token=self.config.image_token,
             ignore_index=self.config.ignore_place_holder,
-            image_placement=self.image_placement,
+            # A document has no turns: an image's place among its texts is what it says.
+            image_placement="keep" if template is _ROW else self.image_placement,
             special_text=self.special_text,
             max_length=self.max_length,
             overflow=self.overflow,

@@ -93,7 +93,7 @@ class MultiModalTaskEncoder(TaskEncoder):  # type: ignore[misc]
             overflow: what becomes of a longer one. `error` skips and counts it,
                 `drop_last_turns` and `truncate_answer` shorten and count it.
             image_placement: `keep` leaves images where they stand, `front` moves them before the
-                text of their turn, as LLaVA does.
+                text of their turn, as LLaVA does; interleaved samples have no turns and stay.
             special_text: `escape` encodes content that looks like a special token as plain text,
                 `error` skips the sample.
             pack_alignment: a packed sample takes a multiple of so many positions: 2 x context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,20 @@ def test_images_stand_before_their_text_if_they_do_not_follow_it() -> None:
     found = encode(sample, image_following_text=False)
     assert spell(found.text.tokens) == "<s>[image] t u[image][image] v w"
     assert list(found.images) == [B, A, C]
+
+
+def test_images_of_documents_stay_where_those_of_turns_go_to_the_front() -> None:
+    front = replace(rules(), image_placement="front")
+    row = InterleavedSample(**KEYS, sequence=["One", A, "two", B, "three"])
+    matched = similarity([1, 0], [A, B], ["t", "u", "v"])
+    vqa = VQASample(**KEYS, image=A, context="Why <image> so?", answers="So.", answer_weights=None)
+    found = [ENCODERS[type(one).__name__](one, front) for one in (row, matched, vqa)]
+    assert [spell(each.text.tokens) for each in found] == [
+        "<s> One[image] two[image] three",
+        "<s> t[image] u[image] v",
+        SYSTEM + "USER: [image] \nWhy  so? ASSISTANT: So.</s>",
+    ]
+    assert [trained(each) for each in found] == [" One two three", " t u v", " So.</s>"]
 
 
 def test_the_first_token_after_an_image_is_trained() -> None:
