@@ -126,6 +126,7 @@ class NevaLazyDataModule(StreamDataModule):
         self._weights = _check_weights(self._paths, weights)
         self._seed = seed
         self._files: dict[Path, RecordFile] = {}
+        self._opened: dict[str, Blend] = {}
         if task_encoder is None:
             size = packed_sequence_size or seq_length
             tokenizer, image_processor = _default_processor(tokenizer, image_processor)
@@ -167,18 +168,25 @@ class NevaLazyDataModule(StreamDataModule):
         super().__init__(self._open_records, settings)
 
     def _open_records(self, split: str) -> Blend:
-        """The records of a split, from each file.
+        """The records of a split, from each file; found once.
 
         Raises:
             ConfigError: a file is missing, or the split has no records.
         """
+        if split not in self._opened:
+            self._opened[split] = self._find_records(split)
+        return self._opened[split]
+
+    def _find_records(self, split: str) -> Blend:
         training = split == self.settings.train_split
         own_val = self._val_paths is not None
         paths = self._paths if training or self._val_paths is None else self._val_paths
         weights = self._weights if training else None
         parts = []
         for number, path in enumerate(paths):
-            file = self._files.setdefault(path, RecordFile(path))
+            if path not in self._files:
+                self._files[path] = RecordFile(path)
+            file = self._files[path]
             chosen = _chosen(len(file), training, 0.0 if own_val else self.data_config.val_fraction)
             indices = np.arange(len(file)) if own_val else chosen
             if not len(indices):

@@ -26,6 +26,8 @@ class RecordFile:
     The file is mapped, not loaded; worker processes share its pages.
     """
 
+    _hash: str | None = None
+
     def __init__(self, path: Path) -> None:
         """Find where each record begins and ends.
 
@@ -68,8 +70,10 @@ class RecordFile:
         return record
 
     def fingerprint(self) -> str:
-        """Hash of the whole file."""
-        return xxhash.xxh3_128(self._map()).hexdigest()
+        """Hash of the whole file; read for it once."""
+        if self._hash is None:
+            self._hash = xxhash.xxh3_128(self._map()).hexdigest()
+        return self._hash
 
     def _map(self) -> mmap.mmap:
         if self._data is None:

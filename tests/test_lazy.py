@@ -167,6 +167,19 @@ def test_what_cannot_be_read_is_named(source: Path, tmp_path: Path) -> None:
         data.val_dataloader()
 
 
+def test_a_place_is_saved_without_the_source_once_it_is_open(source: Path) -> None:
+    with lazy(source, source) as data:
+        stream = data.train_dataloader()
+        next(stream)
+        before = data.state_dict()
+        source.rename(source.with_name("moved.json"))
+        assert data.state_dict() == before
+        expected = take(stream, 3)
+    with lazy(source.with_name("moved.json"), source) as again:
+        again.load_state_dict(before)
+        assert take(again.train_dataloader(), 3) == expected
+
+
 def test_a_changed_source_is_refused_on_resume(source: Path) -> None:
     with lazy(source, source) as data:
         signature(next(data.train_dataloader()))
