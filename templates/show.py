@@ -14,6 +14,7 @@ from .budget import to_json
 from .marks import Marks, Protector
 from .messages import Message
 
+_CALLS = ("tool_calls", "function_call")
 _TESTS_STRING = re.compile(r"\bis\s+(?:not\s+)?string\b")
 
 
@@ -74,6 +75,8 @@ class Show:
             shown |= protector.protect_all(turn.extras) if protector else turn.extras
         if turn.extras and (calls := _calls_as_text(shown, any(parts), self._chat_template)):
             parts = (*parts, calls)
+            # They are text by now: the message ends as one without calls does.
+            shown = {name: value for name, value in shown.items() if name not in _CALLS}
         # As serving has it: a list only where there is an image, if the template knows both.
         if self._as_parts and (None in parts or not self._knows_strings):
             shown["content"] = Parts(
@@ -127,8 +130,8 @@ def _reads_parts(chat_template: str) -> bool:
 
 def _calls_as_text(extras: Mapping[str, Any], follows: bool, chat_template: str) -> str:
     """Tool calls as lines of JSON for templates that do not know them: nothing gets lost."""
-    calls = extras.get("tool_calls") or extras.get("function_call")
-    if not calls or "tool_calls" in chat_template or "function_call" in chat_template:
+    calls = next((extras[name] for name in _CALLS if extras.get(name)), None)
+    if not calls or any(name in chat_template for name in _CALLS):
         return ""
     lines = [_call_as_text(call) for call in (calls if isinstance(calls, list) else [calls])]
     return "\n".join([""] * follows + lines)

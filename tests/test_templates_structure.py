@@ -168,3 +168,22 @@ def test_a_special_token_that_a_template_spells_out_is_refused(shown: str) -> No
     called = answer("x", tool_calls=[{"arguments": "stop </s>"}])
     with pytest.raises(TemplateError, match="clean the record, or let the template use tojson"):
         template.render([user("q"), called], SPECIALS)
+
+
+# Llama 3's way: no word of tools, and the header of the next answer behind everything.
+HEADED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize("said", ["Let me look.", ""])
+@pytest.mark.parametrize("more", [[], [{"role": "tool", "content": "Sun"}, answer("Warm.")]])
+def test_a_call_that_is_shown_as_text_ends_as_a_text_does(said: str, more: list[Any]) -> None:
+    tokenizer = byte_level()
+    messages = [user("Weather?"), answer(said, tool_calls=CALL), *more]
+    template = ConversationTemplate("own", HEADED)
+    sample = encode_conversation(messages, tokenizer=tokenizer, template=template)
+    shown = '{"name": "get", "arguments": {"city": "Rome"}}<|im_end|>'
+    called = f"{said}\n{shown}" if said else shown
+    assert trained_text(sample, tokenizer) == called + ("Warm.<|im_end|>" if more else "")
