@@ -14,7 +14,7 @@ from .marks import Marks, Protector, Specials, choose_marks
 from .messages import Message, move_images_to_front, read_messages
 from .rendered import Rendered, look_alike_events, read_marks
 from .show import Show, all_text
-from .spans import mark_answers, mark_content, trained_by_position
+from .spans import mark_content, trained_by_position
 from .thoughts import count_dropped
 
 ImagePlacement = Literal["keep", "front"]
@@ -192,10 +192,7 @@ class ConversationTemplate:
         if not any(message["role"] == "assistant" for message in shown):
             return raw
         sought = sandbox.tags_looked_for(self.chat_template)
-        choices = mark_answers(shown, marks, sought)
-        return trained_by_position(
-            raw, shown, choices, render, marks, self._where(), endings, sought
-        )
+        return trained_by_position(raw, shown, render, marks, self._where(), endings, sought)
 
     def _run(self, messages: list[dict[str, Any]], variables: dict[str, Any]) -> str:
         try:

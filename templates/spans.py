@@ -9,9 +9,11 @@ serving's prompt ends: thoughts are what a model says, too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import TemplateError
+from .listed import Span
 from .marks import Marks
 from .show import Parts
 from .thoughts import after_thoughts, has_thoughts
@@ -46,7 +48,10 @@ class _Empty(str):
 
 
 def mark_answers(
-    shown: list[dict[str, Any]], marks: Marks, sought: tuple[str, ...]
+    shown: list[dict[str, Any]],
+    marks: Marks,
+    sought: tuple[str, ...],
+    silent: frozenset[int] = frozenset(),
 ) -> list[list[dict[str, Any]]]:
     """The messages with a mark before and after the inner text of every answer.
 
@@ -57,9 +62,9 @@ def mark_answers(
     def mark(whole: bool) -> list[dict[str, Any]]:
         return [
             {**message, "content": mark_content(message["content"], marks, sought, whole=whole)}
-            if message["role"] == "assistant"
+            if message["role"] == "assistant" and index not in silent
             else message
-            for message in shown
+            for index, message in enumerate(shown)
         ]
 
     inner, whole = mark(False), mark(True)
@@ -69,7 +74,6 @@ def mark_answers(
 def trained_by_position(
     raw: str,
     shown: list[dict[str, Any]],
-    choices: list[list[dict[str, Any]]],
     render: Callable[..., str],
     marks: Marks,
     where: str,
@@ -81,7 +85,6 @@ def trained_by_position(
     Args:
         raw: the text without marks around the answers.
         shown: the messages as the template gets them.
-        choices: the same from `mark_answers`; the first that changes nothing is taken.
         render: the template, from messages to text.
         marks: characters that occur in no message.
         where: the template, for errors.
@@ -92,45 +95,96 @@ def trained_by_position(
         TemplateError: the template changes, repeats, reorders or drops an answer, or writes it
             differently when it comes last; the message says which.
     """
-    for marked in choices:
-        text = render(marked)
-        if _without(text, marks) == raw:
-            break
-    else:
-        raise TemplateError(
-            f"{where}: it looks into the answers, so their place in the text is unclear; "
-            "mark what is trained with {% generation %}"
-        )
-    answers = [index for index, message in enumerate(shown) if message["role"] == "assistant"]
-    pieces = _split_at_marks(text, marks, answers, where)
-    start = 0
-    for number, index in enumerate(answers):
-        start += len(pieces[2 * number])
-        if has_thoughts(shown[index], sought):
-            begin = _prompt_end(raw, shown[:index], render)
-            if begin is not None and 0 < start - begin <= len(pieces[2 * number]):
-                cut = len(pieces[2 * number]) - (start - begin)
-                pieces[2 * number + 1] = pieces[2 * number][cut:] + pieces[2 * number + 1]
-                pieces[2 * number] = pieces[2 * number][:cut]
-                start = begin
-        after = pieces[2 * number + 2]
-        calls = bool(shown[index].get("tool_calls"))
-        added = None if calls else _ending(after, endings)
-        if added is None:
-            added = _added_after(index, shown, marked, render, marks)
-            added = added and _cut_after(added, endings, last=calls)
-        if added is None or not after.startswith(added):
+    found = _Found(raw, shown, render, marks, where, endings, sought)
+    try:
+        spans = found.spans(frozenset())
+    except TemplateError:
+        # Calls without a text: some templates leave the text's place out.
+        silent = frozenset(index for index, turn in enumerate(shown) if _only_calls(turn, sought))
+        if not silent:
+            raise
+        called = {index: found.called(index) for index in silent}
+        spans = found.spans(silent) | called
+    pieces = []
+    cursor = 0
+    for start, end in sorted(spans.values()):
+        pieces += [raw[cursor:start], marks.open, raw[start:end], marks.close]
+        cursor = end
+    return "".join((*pieces, raw[cursor:]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A rendered conversation, and where its answers are found in it."""
+
+    raw: str
+    shown: list[dict[str, Any]]
+    render: Callable[..., str]
+    marks: Marks
+    where: str
+    endings: tuple[str, ...]
+    sought: tuple[str, ...]
+
+    def spans(self, silent: frozenset[int]) -> dict[int, Span]:
+        """Character spans of the answers with their endings, by message, without silent ones."""
+        shown, render, marks = self.shown, self.render, self.marks
+        for marked in mark_answers(shown, marks, self.sought, silent):
+            text = render(marked)
+            if _without(text, marks) == self.raw:
+                break
+        else:
             raise TemplateError(
-                f"{where}: message {index} ends differently when other messages follow, so "
-                "what it adds is unclear; mark what is trained with {% generation %}"
+                f"{self.where}: it looks into the answers, so their place in the text is unclear; "
+                "mark what is trained with {% generation %}"
             )
-        pieces[2 * number + 1] += added
-        pieces[2 * number + 2] = after[len(added) :]
-        start += len(pieces[2 * number + 1])
-    return "".join(
-        piece if number % 2 == 0 else f"{marks.open}{piece}{marks.close}"
-        for number, piece in enumerate(pieces)
-    )
+        answers = [
+            index
+            for index, message in enumerate(shown)
+            if message["role"] == "assistant" and index not in silent
+        ]
+        pieces = _split_at_marks(text, marks, answers, self.where)
+        spans = {}
+        place = 0
+        for number, index in enumerate(answers):
+            before, answer, after = pieces[2 * number : 2 * number + 3]
+            start = place + len(before)
+            if has_thoughts(shown[index], self.sought):
+                prompt = _prompt_end(self.raw, shown[:index], render)
+                start = prompt if prompt is not None and place <= prompt < start else start
+            place += len(before) + len(answer)
+            calls = bool(shown[index].get("tool_calls"))
+            added = None if calls else _ending(after, self.endings)
+            if added is None:
+                added = _added_after(index, shown, marked, render, marks)
+                added = added and _cut_after(added, self.endings, last=calls)
+            if added is None or not after.startswith(added):
+                raise TemplateError(
+                    f"{self.where}: message {index} ends differently when other messages follow, "
+                    "so what it adds is unclear; mark what is trained with {% generation %}"
+                )
+            spans[index] = (start, place + len(added))
+        return spans
+
+    def called(self, index: int) -> Span:
+        """The span of calls without a text: from the prompt to the last ending of the message."""
+        start = _prompt_end(self.raw, self.shown[:index], self.render)
+        alone = self.render(self.shown[: index + 1], add_generation_prompt=False)
+        if start is not None and alone[:start] == self.raw[:start]:
+            added = _cut_after(alone[start:], self.endings, last=True)
+            if added.endswith(self.endings) and self.raw.startswith(added, start):
+                return start, start + len(added)
+        raise TemplateError(
+            f"{self.where}: the calls of message {index} do not stand right behind the prompt for "
+            "them; mark what is trained with {% generation %}"
+        )
+
+
+def _only_calls(message: dict[str, Any], sought: tuple[str, ...]) -> bool:
+    """Whether an answer has calls, and no text behind its thoughts."""
+    content = message["content"]
+    is_text = isinstance(content, str)
+    said = content[after_thoughts(content, sought) :].strip() if is_text else content
+    return message["role"] == "assistant" and bool(message.get("tool_calls")) and not said
 
 
 def mark_content(

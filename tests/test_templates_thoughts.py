@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from test_templates_tokenizers import byte_level, trained_text
 
+from neva_prep.errors import TemplateError
 from neva_prep.templates import ConversationTemplate, encode_conversation, get_template
 
 # Thoughts stand in the last turn alone; without any, an empty thought stands there.
@@ -124,3 +125,33 @@ def test_the_place_of_a_thoughtful_answer_is_shown() -> None:
     traced = trace_conversation(messages, tokenizer=thinking(), template=template)
     assert {token.turn for token in traced if token.trained} == {1}
     assert get_template("v1").render(messages).trained_texts == [f" {INLINE}</s>"]
+
+
+# Qwen 2.5's and Mistral's way: no place for a text that is not there.
+NO_PLACE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}"
+    "{% if m.content %}{{ '\n' + m.content }}{% endif %}{% for c in m.tool_calls or [] %}"
+    "{{ '\n<tool_call>' + c.function.name }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("more", [(), ("A cat.",)])
+def test_calls_without_a_word_are_trained_where_words_would_have_no_place(more: Any) -> None:
+    messages = conversation({"content": "", "tool_calls": [*CALL, *CALL]}, *more)
+    called = "<tool_call>look</tool_call>\n<tool_call>look</tool_call><|im_end|>"
+    assert trained(messages, NO_PLACE) == called + "".join(f"{said}<|im_end|>" for said in more)
+
+
+@pytest.mark.parametrize("source", [THINKS, PROMPTED])
+def test_calls_that_follow_a_thought_are_trained_with_it(source: str) -> None:
+    called = {"content": "<think>\nfur\n</think>\n\n", "tool_calls": CALL}
+    wanted = "<think>\nfur\n</think>\n\n<tool_call>look</tool_call><|im_end|>"
+    prompted = source == PROMPTED
+    assert trained(conversation(called), source) == wanted[len("<think>\n") * prompted :]
+
+
+def test_calls_away_from_the_prompt_are_refused() -> None:
+    source = NO_PLACE.replace("<|im_start|>assistant\n{%", "<|im_start|>bot\n{%")
+    with pytest.raises(TemplateError, match="calls of message 1 do not stand right behind"):
+        trained(conversation({"content": "", "tool_calls": CALL}), source)
