@@ -5,11 +5,18 @@ from __future__ import annotations
 import io
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import RecordError
 from .image_config import ImageConfig, Output
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_TIFF_MODES = ("I", "F")
+"""32 bits, which no PNG holds."""
+_ALIKE = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
+"""Modes that no file holds -> one that shows the same."""
 
 
 @runtime_checkable
@@ -43,7 +50,8 @@ def image_bytes(image: Any, name: str) -> bytes:
     """The image as the bytes of a file, losslessly.
 
     Image files pass through as they are. Pictures and tensors, which cookers and sample loaders of
-    energon may give, are written as PNG, so that one way of reading serves them all.
+    energon may give, are written as PNG or TIFF, so that one way of reading serves them all; a
+    picture is taken as it lies, whatever EXIF it has.
 
     Args:
         image: bytes of a file, a PIL image, or a tensor uint8[3, height, width] or
@@ -55,22 +63,36 @@ def image_bytes(image: Any, name: str) -> bytes:
     """
     if isinstance(image, bytes):
         return image
-    if isinstance(image, torch.Tensor) and image.ndim == 3 and image.shape[0] == 3:
+    is_tensor = isinstance(image, torch.Tensor) and image.ndim == 3 and image.shape[0] == 3
+    if is_tensor and (image.dtype == torch.uint8 or image.is_floating_point()):
         levels = (
             image if image.dtype == torch.uint8 else (image.float() * 255).round().clamp(0, 255)
         )
         image = Image.fromarray(levels.to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
     if isinstance(image, Image.Image):
-        file = io.BytesIO()
-        (image if image.mode in ("L", "RGB", "RGBA", "P") else image.convert("RGB")).save(
-            file, "PNG", compress_level=1
-        )
-        return file.getvalue()
+        return _file_of(image)
     raise RecordError(
         f"{name}: is a {type(image).__name__}; an image is bytes of a file, a PIL image or a "
-        "tensor of shape (3, height, width)",
+        "tensor (3, height, width) of uint8, or of floats from 0 to 1",
         reason="bad_sample",
     )
+
+
+def _file_of(picture: Image.Image) -> bytes:
+    """A picture as a file that holds all it shows: its transparency, and more than 8 bits."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
+    elif picture.mode in _ALIKE:
+        picture = picture.convert(_ALIKE[picture.mode])
+    elif picture.mode not in (*_PNG_MODES, *_TIFF_MODES):
+        picture = picture.convert("RGB")
+    file = io.BytesIO()
+    if picture.mode in _TIFF_MODES:
+        # A copy has none of the tags that an opened TIFF would hand on.
+        picture.copy().save(file, "TIFF")
+    else:
+        picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def read_images(key: str, images: tuple[Any, ...], reader: ImageReader) -> torch.Tensor | None:

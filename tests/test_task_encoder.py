@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -462,6 +463,31 @@ def test_pictures_and_tensors_are_images_too(tmp_path: Path) -> None:
     assert all(torch.equal(tiles[0], other) for other in tiles[1:] if other is not None)
     with pytest.raises(RecordError, match="sample k, image 0: is a int"):
         read_images("k", (7,), reader)
+    with pytest.raises(RecordError, match="sample k, image 0: is a Tensor"):
+        read_images("k", (tensor.to(torch.int64),), reader)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("I;16", "PNG"), ("I", "TIFF"), ("F", "TIFF"), ("LA", "PNG"), ("RGBA", "PNG"), ("1", "PNG")],
+)
+def test_a_picture_shows_what_its_file_shows(mode: str, kind: str) -> None:
+    from neva_prep.loaders.read_image import read_images
+
+    across = np.tile(np.arange(56, dtype=np.uint8) * 4, (28, 1))
+    if mode in ("I;16", "I", "F"):
+        types = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+        shown = Image.fromarray(across.astype(types[mode]) * types[mode](257))
+    else:
+        clear = Image.fromarray(across).rotate(180)
+        shown = Image.merge("LA", (Image.fromarray(across), clear)).convert(mode)
+    assert shown.mode == mode
+    file = io.BytesIO()
+    shown.save(file, kind)
+    reader = encoder().preparer.reader
+    of_picture, of_file = (read_images("k", (one,), reader) for one in (shown, file.getvalue()))
+    assert of_picture is not None and of_file is not None
+    assert torch.equal(of_picture, of_file)
 
 
 @edataclass
