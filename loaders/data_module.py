@@ -59,7 +59,8 @@ class EnergonMultiModalDataModule(StreamDataModule):
                 {folder: weight} for a blend, or the file of an energon metadataset.
             tokenizer: of transformers; not needed with a task encoder.
             image_processor: what MultiModalTaskEncoder takes; not needed with a task encoder.
-            seq_length: most positions of a sample, image embeddings included.
+            seq_length: most positions of a sample, image embeddings included; of the default task
+                encoder, as one that is given has its own.
             micro_batch_size: samples of a batch; 1 when packed, where a batch is one pack.
             global_batch_size: samples, or packs, of a step over all ranks.
             num_workers: processes that read for this rank; 0 reads in this process.

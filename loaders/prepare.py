@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from .read_image import ImageReader, count_tiles, read_images
 
 SampleEncoder = Callable[[Any, TextRules], EncodedText]
 """Makes tokens of one type of sample; raises a NevaPrepError for a bad one."""
+_PLAIN = (bool, int, float, str, list, tuple, dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ class Preparer:
         """The settings that decide what a sample becomes, as plain data; for resume.py."""
         return {
             "rows": repr(self.rows),
-            "images": repr(self.reader.config) if self.reader.config else self.reader.describe(),
+            "images": _describe_reader(self.reader),
             "max_length": self.rules.max_length,
             "overflow": self.rules.overflow,
             "image_placement": self.rules.image_placement,
@@ -120,6 +122,19 @@ class Preparer:
                 f"limit is {limit - 1}; raise seq_length",
                 reason="too_long",
             )
+
+
+def _describe_reader(reader: ImageReader) -> Any:
+    """What decides the pixels: its config, or what is known of the processor that it calls."""
+    if reader.config is not None:
+        return repr(reader.config)
+    to_dict = getattr(getattr(reader, "processor", None), "to_dict", None)
+    if not callable(to_dict):
+        return reader.describe()
+    # Without what is not set, which another release of transformers may add.
+    known = {name: value for name, value in to_dict().items() if isinstance(value, _PLAIN)}
+    settings = json.loads(json.dumps(known, default=str))
+    return {"reader": reader.describe(), "output": reader.output, **settings}
 
 
 def pad_id_of(tokenizer: Any) -> int:

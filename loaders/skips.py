@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MAX_SKIP_RATIO = 0.01
 _FEWEST = 16
 """Samples that must fail in a row before nothing is said to come through."""
+_ROUNDING = 1e-9
+"""0.29 x 100 is a little less than 29."""
 
 
 @dataclass(slots=True)
@@ -148,7 +150,7 @@ class SkipCounter:
         self._total.events.update(note.events)
         report = self.report()
         seen = report.delivered + report.num_skipped
-        if report.num_skipped > self._max_ratio * max(seen, self._epoch_samples):
+        if report.num_skipped > self._max_ratio * max(seen, self._epoch_samples) + _ROUNDING:
             raise RecordError(
                 f"{self._name}: {report.num_skipped} of {seen} samples were skipped, more than "
                 f"max_skip_ratio={self._max_ratio:g} of {max(seen, self._epoch_samples)}: "

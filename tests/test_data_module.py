@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from loader_help import (
 
 from neva_prep.errors import ConfigError, RecordError, ShardError
 from neva_prep.loaders import EnergonMultiModalDataModule, MockDataModule
+from neva_prep.loaders.skips import Note, SkipCounter
 from neva_prep.loaders.trust import UntrustedDatasetError
 
 
@@ -358,6 +360,13 @@ def test_mock_batches_are_full_rows_with_an_image_and_resume() -> None:
         assert take(again.train_dataloader(), 7) == expected
     with pytest.raises(ConfigError, match="a row must hold the 576 embeddings"):
         MockDataModule(seq_length=512)
+
+
+def test_as_many_skips_as_the_ratio_lets_pass_do_pass() -> None:
+    counter = SkipCounter(name="d", max_ratio=0.29, epoch_samples=100)
+    counter.add(Note(delivered=71, skipped=Counter(bad=29), examples={"bad": "why"}))
+    with pytest.raises(RecordError, match="30 of 101 samples were skipped"):
+        counter.add(Note(skipped=Counter(bad=1)))
 
 
 def test_skips_that_are_not_in_a_row_are_not_nothing_that_comes_through() -> None:

@@ -161,6 +161,26 @@ def test_other_settings_are_refused_with_what_differs(name: str, dataset: Path) 
     assert message in str(caught.value)
 
 
+def test_other_settings_of_a_processor_that_is_called_are_refused(dataset: Path) -> None:
+    from transformers import BlipImageProcessorPil
+
+    def processor(**settings: Any) -> Any:
+        return encoder(images=BlipImageProcessorPil(size={"height": 14, "width": 14}, **settings))
+
+    with module(dataset, task_encoder=processor()) as data:
+        take(data.train_dataloader(), 1)
+        state = data.state_dict()
+    with module(dataset, task_encoder=processor()) as same:
+        same.load_state_dict(state)
+    with (
+        module(dataset, task_encoder=processor(image_mean=[0.5, 0.5, 0.5])) as other,
+        pytest.raises(
+            ConfigError, match=r"encoder.images.image_mean\[0\]: saved 0.48145466, now 0.5"
+        ),
+    ):
+        other.load_state_dict(state)
+
+
 def test_another_dataset_is_refused_and_a_moved_one_is_not(tmp_path: Path, dataset: Path) -> None:
     with module(dataset) as data:
         take(data.train_dataloader(), 1)
