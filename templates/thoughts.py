@@ -31,7 +31,7 @@ def count_dropped(turns: Sequence[Message], text: str, sought: tuple[str, ...]) 
 def _is_dropped(turn: Message, text: str, sought: tuple[str, ...]) -> bool:
     thought = turn.text[: after_thoughts(turn.text, sought)]
     for tag in sought:
-        thought = thought.replace(tag, "")
+        thought = thought.replace(tag, "").replace(tag.replace("</", "<"), "")
     return any(said.strip() not in text for said in (thought, _beside(turn.extras)))
 
 

@@ -78,6 +78,13 @@ def test_a_thought_that_the_template_leaves_out_is_counted(said: Any, source: st
     assert sample.events == {"dropped_thoughts": 1}
 
 
+def test_an_empty_thought_is_none_that_could_be_left_out() -> None:
+    parts_off = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}</s>{% endfor %}"
+    template = ConversationTemplate("own", parts_off, stop_string="</s>")
+    assert template.render(conversation("<think>\n\n</think>\nA cat.")).events == {}
+    assert template.render(conversation(INLINE)).events == {"dropped_thoughts": 1}
+
+
 def test_a_thought_in_a_field_that_no_library_template_shows_is_counted() -> None:
     sample = encode_conversation(conversation(APART), tokenizer=thinking(), template="chatml")
     assert sample.events == {"dropped_thoughts": 1}
