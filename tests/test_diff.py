@@ -280,3 +280,11 @@ def test_a_real_source_differs_from_its_half_and_not_from_itself(tmp_path: Path)
     assert diff(source, source).is_same
     report = diff(source, tmp_path / "half.jsonl")
     assert (report.removed, report.changed, report.unchanged) == (50, 0, 50)
+
+
+def test_what_the_layout_vqa_adds_is_no_difference(images: Path, tmp_path: Path) -> None:
+    source = write(images, "a.json", ROWS[:1])
+    convert(source, images, tmp_path / "vqa", ConvertOptions(layout="vqa"))
+    convert(source, images, tmp_path / "neva", ConvertOptions(layout="neva"))
+    assert diff(source, tmp_path / "vqa", images_a=images).is_same
+    assert diff(tmp_path / "neva", tmp_path / "vqa").is_same

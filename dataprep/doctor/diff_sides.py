@@ -19,6 +19,7 @@ from ...loaders.remote_cache import cached_dataset
 from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import ShardReader
 from ..folder_kind import holds_source, refuse_blend
+from ..layouts import VQA_FIELD, layout_of
 from ..look.source import Records
 from ..readers.open import open_any
 from ..source import Source
@@ -121,7 +122,9 @@ class DatasetSide:
     kind = "dataset"
 
     def __init__(self, path: Path, name: str) -> None:
-        trusted, _ = check_typed_dataset(path)
+        trusted, kind = check_typed_dataset(path)
+        # Questions and answers once more: convert put them there.
+        self._has_vqa = kind.field_map == layout_of(VQA_FIELD).kind.field_map
         self.name, self._path = name, path
         self._shards = trusted.shard_samples
         self._split_of = {name: split for split, names in trusted.splits.items() for name in names}
@@ -165,5 +168,7 @@ class DatasetSide:
         take_paths(value)
         if entries:
             value.pop("images", None)
+        if self._has_vqa:
+            value.pop(VQA_FIELD, None)
         images = [Image(entry.source, members.get(entry.name)) for entry in entries]
         return row_of(index, key, split, value, images, Named.BY_CONVERT)
