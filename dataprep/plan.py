@@ -23,7 +23,7 @@ from .stores.store import ImageStore
 from .tar import BLOCK_BYTES
 
 ROW = np.dtype([("ordinal", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("blocks", "<u4")])
-_ARCHIVE_END_BLOCKS = 20
+_ARCHIVE_BLOCKS, _END_BLOCKS = 20, 2
 _ROWS_AT_ONCE = 1 << 18
 
 
@@ -184,7 +184,9 @@ def _rows(
 def _cut(blocks: np.ndarray, options: ConvertOptions) -> Iterator[tuple[int, int]]:
     """Slices of records that make one shard each: by bytes and by count."""
     total = np.cumsum(blocks, dtype=np.uint64)
-    room = np.uint64(max(1, options.shard_size_bytes // BLOCK_BYTES - _ARCHIVE_END_BLOCKS))
+    # A tar ends with two empty blocks, and is filled up to a multiple of twenty.
+    archives = options.shard_size_bytes // BLOCK_BYTES // _ARCHIVE_BLOCKS
+    room = np.uint64(max(1, archives * _ARCHIVE_BLOCKS - _END_BLOCKS))
     start = 0
     while start < len(total):
         before = total[start - 1] if start else np.uint64(0)

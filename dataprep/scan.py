@@ -35,6 +35,10 @@ SCANNED = np.dtype(
     [("offset", "<u8"), ("id_hash", "<u8"), ("length", "<u4"), ("blocks", "<u4"), ("split", "u1")]
 )
 _CHUNK = 8192
+_RECORD_BYTES, _FORM_BYTES = 64, 320
+"""What a sample's JSON has more than its record: a list of images and an id; or a conversation."""
+_IMAGE_BYTES = 80
+"""What it has more for each image, beside the path: its name, its size, and a placeholder."""
 _POOL_BYTES = 64 << 20
 """Of a source that is worth the start of other processes."""
 
@@ -127,6 +131,7 @@ class _Look:
         self._copies = 2 if layout_of(options.layout).has_fields else 1
         is_plain = source.form == LLAVA or source.has_plain_heads
         self._read = None if is_plain else source.reader()
+        self._added = _RECORD_BYTES if source.form == LLAVA else _FORM_BYTES
 
     def at(self, chunk: _Chunk) -> tuple[bytes, bytes]:
         """SCANNED[records] and uint64[images] of some records, as bytes."""
@@ -138,13 +143,16 @@ class _Look:
             head = _read_head(raw) if read is None else _read_whole(read, raw)
             if head.id is None:
                 # The text decides the split; the ordinal keeps it from looking like a duplicate.
-                share, id_hash = hashed(raw), hashed(b"\0%d" % ordinal)
+                share, id_hash = hashed(_plain(raw)), hashed(b"\0%d" % ordinal)
             else:
                 share = id_hash = hashed(str(head.id).encode())
-            size = 2 + (self._copies * length + 64) // BLOCK_BYTES
+            size, text = 2, self._copies * length + self._added
             for path in _paths(head):
+                encoded = path.encode()
                 size += 2 + size_of(path) // BLOCK_BYTES
-                images.append(hashed(path.encode()))
+                text += _IMAGE_BYTES + len(encoded)
+                images.append(hashed(encoded))
+            size += text // BLOCK_BYTES
             blocks.append(size if size < 1 << 32 else (1 << 32) - 1)
             splits.append(bisect_right(self._bounds, share))
             ids.append(id_hash)
@@ -192,6 +200,14 @@ def _look_at(chunk: _Chunk) -> tuple[bytes, bytes]:
 def _mapped(file: IO[bytes], kind: np.dtype) -> np.ndarray:
     file.flush()
     return np.memmap(file, kind, "r") if file.tell() else np.empty(0, kind)
+
+
+def _plain(raw: memoryview) -> bytes | memoryview:
+    """A record without its spacing and spelling: a quarantine keeps neither of them."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(raw))
+    except (ValueError, RecursionError):
+        return raw
 
 
 def _read_head(raw: memoryview) -> _Head:
