@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..errors import RecordError
 from .check import check_placeholders
-from .layouts import LAYOUTS, NEVA, Layout
+from .layouts import LAYOUTS, NEVA, Layout, refuse_conflict
 from .readers.form import ReadRecord
 from .readers.record import Record
 
@@ -81,6 +81,8 @@ def _batch(
             insert = check_placeholders(record, found, insert=may_insert)
             if fit is not None:
                 repairs += fit(record, found)
+                if layout.has_fields:
+                    refuse_conflict(content)
             batch.append(
                 Checked(
                     ordinal, offset, raw, content, record, insert, found.answered, repairs, None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import ImageError, ShardError
+from ..loaders.format import IMAGE_PLACEHOLDER
 from .checked import Checked, check_records, images_of
 from .dedup import MARK, mark_of
 from .engines.job import Job
@@ -20,6 +21,8 @@ from .leakage import Evaluation, Excluder, Leak
 from .options import parse_dedup
 from .pictures import Pictures
 from .processes import begin_worker, interrupts_held, start_context
+from .readers.record import Turn
+from .reencode import shrinking_of
 from .source import open_source
 from .stores.ahead import read_ahead
 from .stores.open import open_images
@@ -98,6 +101,7 @@ class _Judge:
         self._read = self._source.reader()
         self._filters = Filters(job.options.filter)
         self._excluder = Excluder(evaluation, job.options.exclude_by) if evaluation.places else None
+        self._shrinking = shrinking_of(job.options)
         self._with_looks = parse_dedup(job.options.dedup or "exact") is not None
 
     def judge(self, start: int, rows: np.ndarray) -> Judged:
@@ -122,8 +126,11 @@ class _Judge:
             pictures = Pictures(self._images, found.record.images, self._options)
             try:
                 if self._passes(place, found, pictures, judged) and self._options.dedup:
+                    if self._with_looks and self._shrinking is not None:
+                        # Exact repetitions are as damaged as what they repeat.
+                        pictures.refuse_damaged(self._shrinking)
                     mark = mark_of(
-                        found.record.turns,
+                        _turns_as_written(found),
                         pictures,
                         by=self._options.dedup_by,
                         with_looks=self._with_looks,
@@ -153,6 +160,18 @@ class _Judge:
         if leak:
             judged.leaks[place] = leak
         return not leak
+
+
+def _turns_as_written(found: Checked) -> list[Turn]:
+    """The conversation with the placeholders that its sample gets."""
+    assert found.record is not None
+    turns = found.record.turns
+    if not found.insert:
+        return turns
+    at = 1 if turns[0].role == "system" else 0
+    marks = f"{IMAGE_PLACEHOLDER}\n" * len(found.record.images)
+    first = Turn(role=turns[at].role, value=marks + turns[at].value)
+    return [*turns[:at], first, *turns[at + 1 :]]
 
 
 _judge: _Judge | None = None

@@ -57,6 +57,22 @@ def layout_of(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+def refuse_conflict(content: bytes) -> None:
+    """Refuse a record that has a field of the name that `add_fields` gives.
+
+    Raises:
+        RecordError: it has one, or is nested too deeply to tell.
+    """
+    if f'"{VQA_FIELD}"'.encode() not in content:
+        return
+    try:
+        has_field = VQA_FIELD in fields(content.decode())
+    except RecursionError:
+        _reject("invalid_json", "is nested too deeply")
+    if has_field:
+        _reject("field_conflict", f"has a field '{VQA_FIELD}', which --layout vqa writes itself")
+
+
 def add_fields(content: bytes, record: Record, *, insert: bool) -> bytes:
     """The JSON member with what a VQASample takes from it: one text each, or a list for each.
 
@@ -64,12 +80,7 @@ def add_fields(content: bytes, record: Record, *, insert: bool) -> bytes:
         content: the member, whose object ends with its images.
         record: the same, parsed.
         insert: whether placeholders were put before the first question.
-
-    Raises:
-        RecordError: the record has a field of that name.
     """
-    if f'"{VQA_FIELD}"'.encode() in content and VQA_FIELD in fields(content.decode()):
-        _reject("field_conflict", f"has a field '{VQA_FIELD}', which --layout vqa writes itself")
     questions = [turn.value for turn in record.turns[::2]]
     answers = [turn.value for turn in record.turns[1::2]]
     if insert:

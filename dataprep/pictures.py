@@ -10,6 +10,7 @@ import xxhash
 from .image import Header
 from .options import ConvertOptions
 from .perceptual import look_of
+from .reencode import Shrinking, refuse_damaged
 from .shard import look_at
 from .stores.store import ImageStore, read_image
 
@@ -32,6 +33,11 @@ class Pictures:
             content = read_image(self._images, path)
             files.append((content, look_at(memoryview(content), path, self._options)))
         return files
+
+    def refuse_damaged(self, wanted: Shrinking) -> None:
+        """Ask whether each can be made smaller, where it is too large."""
+        for content, header in self._files:
+            refuse_damaged(content, header, wanted)
 
     @cached_property
     def contents(self) -> list[bytes]:

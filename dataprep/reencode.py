@@ -76,10 +76,10 @@ def shrink(content: Bytes, header: Header, wanted: Shrinking) -> Smaller | None:
     """
     from PIL import Image
 
+    if not _is_decoded(header, wanted):
+        return None
     size = target_size(header.width, header.height, wanted)
     must_shrink = size != (header.width, header.height)
-    if not header.width or not (must_shrink or wanted.encoding):
-        return None
     picture = _decode(content, wanted.pixel_limit)
     if must_shrink:
         # Upright by now: by EXIF its width may be what the header calls height.
@@ -90,6 +90,22 @@ def shrink(content: Bytes, header: Header, wanted: Shrinking) -> Smaller | None:
     if not must_shrink and len(encoded) >= len(content):
         return None
     return Smaller(encoded, header._replace(extension=encoding.extension, **_sides(picture)))
+
+
+def refuse_damaged(content: Bytes, header: Header, wanted: Shrinking) -> None:
+    """Refuse an image as `shrink` does, without making it smaller.
+
+    Raises:
+        ImageError: it must be decoded and cannot be; the message lacks the path.
+    """
+    if _is_decoded(header, wanted):
+        _decode(content, wanted.pixel_limit)
+
+
+def _is_decoded(header: Header, wanted: Shrinking) -> bool:
+    """Whether an image is looked at pixel by pixel: it is too large, or may get smaller."""
+    size = header.width, header.height
+    return header.width > 0 and (wanted.encoding is not None or target_size(*size, wanted) != size)
 
 
 def target_size(width: int, height: int, wanted: Shrinking) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from convert_help import (
     files_of,
     make_source,
     read_samples,
+    reasons_of,
     record,
     run_cli,
     shared,
@@ -377,3 +378,26 @@ def test_the_command_tells_what_is_left_out(tmp_path: Path) -> None:
     done = run_cli("convert", source, "--out", tmp_path / "out", "--dedup", "exact")
     assert done.returncode == 0 and "--dedup exact" in done.stdout, done.stderr
     assert "1 (33.3%)" in done.stdout
+
+
+def test_placeholders_that_are_inserted_make_no_difference(tmp_path: Path) -> None:
+    rows = [
+        record("a", conversations=turns("<image>\nWhat?", "That.")),
+        record("b", conversations=turns("What?", "That.")),
+        record("c", conversations=turns("What else?", "That.")),
+    ]
+    converted = convert_in(tmp_path, rows, dedup="exact", placeholder="insert")
+    assert kept(converted) == ["a", "c"] and told(converted) == [("b", "a", "exact")]
+
+
+def test_what_only_its_shard_would_reject_is_never_the_one_that_stays(tmp_path: Path) -> None:
+    broken = bytearray(png(1))
+    # The check sum of the pixels: looked at where an image is decoded to be made smaller.
+    broken[broken.rindex(b"IEND") - 8] ^= 1
+    images = {"broken.png": bytes(broken), "whole.png": png(1)}
+    rows = [record("a", "broken.png"), record("b", "whole.png")]
+    converted = convert_in(tmp_path / "a", rows, images, dedup="perceptual", resize=60)
+    assert reasons_of(converted) == {"a": "corrupt_image"} and kept(converted) == ["b"]
+    rows = [record("a", vqa=1), record("b")]
+    by_images = convert_in(tmp_path / "b", rows, dedup="exact", layout="vqa")
+    assert reasons_of(by_images) == {"a": "field_conflict"} and kept(by_images) == ["b"]
