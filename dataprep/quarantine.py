@@ -24,9 +24,9 @@ class Rejected(msgspec.Struct, kw_only=True):
     index: int
     """Of the record in the source, from 0."""
     line: int | None = None
-    """Of the source, from 1, where the record begins."""
+    """Of a JSON source, from 1, where the record begins."""
     byte: int | None = None
-    """Of the source, where the record begins."""
+    """Of a JSON source, where the record begins."""
     id: str | int | float | None = None
     reason: str
     """One of reasons.REJECTIONS."""
@@ -73,10 +73,15 @@ def reject(
 
 
 def numbered(rows: Iterable[Rejected], source: Source) -> Iterator[Rejected]:
-    """Rows, in the order of the source, with their line numbers filled in."""
+    """Rows, in the order of the source, with their line numbers filled in.
+
+    Of what is no JSON the records were written to a file of lines first, which nobody has.
+    """
     line, seen = 1, 0
     for row in rows:
-        if row.byte is not None:
+        if source.container:
+            row.byte = None
+        elif row.byte is not None:
             line, seen = line + _count_lines(source, seen, row.byte), row.byte
             row.line = line
         yield row

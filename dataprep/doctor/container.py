@@ -6,11 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-import msgspec
-
 from ...errors import ConfigError
 from ..options import ConvertOptions
-from ..quarantine import Rejected
 from ..readers.open import open_any
 from ..stores.open import open_images, place_of_images
 from ..watch import Watch
@@ -43,7 +40,7 @@ def judge_container(
         with dry_run(opened, open_images(place, Path(folder)), options, watch) as run:
             report.take_over(run.report)
             for rejected in run.rejected():
-                report.count(_without_place(rejected))
+                report.count(rejected)
     report.faults.sort(key=lambda fault: (-fault.records, fault.reason))
 
 
@@ -58,8 +55,3 @@ def refuse_fix(report: DoctorReport, fix: Path | None) -> None:
             f"--fix {fix}: repairs JSON alone, and {report.source} is {report.form.title}; correct "
             "it where it comes from"
         )
-
-
-def _without_place(rejected: Rejected) -> Rejected:
-    """Its byte and line are those of the JSON lines that were made to read it."""
-    return msgspec.structs.replace(rejected, byte=None, line=None)
