@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import RecordError
 from ..loaders.format import DUPLICATES_FILE
 from .dedup import MARK, Repeats, find_repeats
-from .duplicates import Pair, Place, add_pairs
+from .duplicates import Pair, Place, read_pairs, write_pairs
 from .engines.job import Job
 from .files import told
 from .filter import Filters, refuse_missing
@@ -41,7 +41,7 @@ def chooses(options: ConvertOptions) -> bool:
 def choose(
     source: Source, job: Job, watch: Watch, ordinals: np.ndarray | None = None
 ) -> tuple[np.ndarray, Chosen]:
-    """Judge every record of a source, and write OUT/duplicates.jsonl where that is asked for.
+    """Judge every record of a source, and write duplicates.jsonl where that is asked for.
 
     Args:
         source: the source.
@@ -66,7 +66,8 @@ def choose(
     evaluation = read_evaluations(options.exclude, radius, job.work)
     found = _gather(job, rows, evaluation, watch)
     is_whole = ordinals is None and len(rows) > 0
-    if is_whole:
+    # Where every record is rejected, nothing is known of their fields.
+    if is_whole and found.known:
         refuse_missing(found.missing, found.known)
     repeats = find_repeats(*_marks(job.work), radius, job.work)
     keep = found.keep
@@ -79,7 +80,10 @@ def choose(
         )
     if (options.dedup or options.exclude) and not options.dry_run:
         pairs = _pairs(source, job, rows, found, repeats, evaluation)
-        add_pairs(job.out / DUPLICATES_FILE, pairs, anew=ordinals is None)
+        tried = None if ordinals is None else set(ordinals.tolist())
+        # It waits for the rest of the dataset: until then the one that is there stays as it is.
+        before = read_pairs(job.out / DUPLICATES_FILE)
+        write_pairs(job.work / DUPLICATES_FILE, pairs, before=before, tried=tried)
     return keep, chosen
 
 

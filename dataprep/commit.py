@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ..loaders.format import (
+    DUPLICATES_FILE,
     INFO_FILE,
     MANIFEST_FILE,
     META_DIR,
@@ -65,6 +66,8 @@ def commit(out: Path, journal: Journal, manifest: Manifest) -> None:
     """
     with told(out):
         _uncommit(out)
+        if (pairs := journal.work / DUPLICATES_FILE).exists():
+            os.replace(pairs, out / DUPLICATES_FILE)
     if manifest.shards:
         if manifest.has_sample_index:
             write_index(out, (result for result in journal.results() if result.samples))

@@ -24,11 +24,11 @@ from .plan import Plan
 from .prepare import prepare, refuse_missing, source_entry
 from .quarantine import Rejected, numbered
 from .readers.open import open_any
-from .report import ConvertReport, add_rejections, add_results
+from .report import ConvertReport, add_rejections, add_results, tell_empty_splits
 from .source import Source
 from .stores.open import open_images, place_of_images
 from .watch import Watch
-from .workplace import workplace
+from .workplace import remove_replaced, workplace
 
 
 def convert(
@@ -72,6 +72,8 @@ def convert(
             return stored_report(out)
         with _timed(times, "plan"):
             ready = prepare(source, images, options, out, journal, watch)
+            if journal.is_replacing():
+                remove_replaced(out, journal)
         with _timed(times, "write"):
             if options.finish:
                 refuse_missing(ready.plan, journal)
@@ -135,6 +137,8 @@ def finish(
         locate: gives rejected records, in the order of the source, their place in it.
     """
     add_results(report, journal.summaries())
+    if report.samples:
+        tell_empty_splits(report, manifest.options["split"])
     rows = add_rejections(report, locate(journal.rejected()))
     if dry_run:
         for _ in rows:
@@ -210,19 +214,34 @@ def _manifest(entry: SourceEntry, options: ConvertOptions) -> Manifest:
 
 def _check_errors(journal: Journal, options: ConvertOptions, records: int, rejected: int) -> None:
     limit = options.max_errors
-    if limit is None or rejected <= (limit * records if isinstance(limit, float) else limit):
+    if limit is None:
+        return
+    allowed = limit * records if isinstance(limit, float) else limit
+    if rejected <= allowed:
         return
     seen = ConvertReport()
-    for _ in add_rejections(seen, journal.rejected()):
+    for _ in add_rejections(seen, journal.rejected("*.tar")):
         pass
+    if seen.rejected <= allowed:
+        # Others are of shards that are not finished yet; those will be told with their reasons.
+        return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in seen.rejections.items())
     first = next(iter(seen.examples.values()))[0]
     said = f"{limit:.3%}" if isinstance(limit, float) else f"{limit:,}"
     raise RecordError(
-        f"stopped after {rejected:,} of {records:,} records were rejected, more than --max-errors "
-        f"{said}: {reasons}; for example {first}. Correct the source, or go on with --resume and a "
-        "larger --max-errors"
+        f"stopped after {seen.rejected:,} of {records:,} records were rejected, more than "
+        f"--max-errors {said}: {reasons}; for example {first}. {_way_out(journal, options)}"
     )
+
+
+def _way_out(journal: Journal, options: ConvertOptions) -> str:
+    """What to do after too many errors: shards that are finished are not looked at again."""
+    if options.dry_run:
+        return "Correct the source or its images"
+    go_on = "Go on with --resume and a larger --max-errors"
+    if journal.is_retry():
+        return f"{go_on}, or correct rows of the quarantine and go on with --resume"
+    return f"{go_on}, or correct the source or its images and begin anew with --overwrite"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -44,18 +44,21 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The image's path or the question that an evaluation set has too."""
 
 
-def add_pairs(path: Path, pairs: Iterable[Pair], *, anew: bool) -> None:
+def write_pairs(
+    path: Path, pairs: Iterable[Pair], *, before: Iterable[Pair], tried: Container[int] | None
+) -> None:
     """Write duplicates.jsonl, however long.
 
     Args:
         path: the file.
         pairs: its rows.
-        anew: whether rows of before are forgotten; if not, those of other records stay.
+        before: rows that a dataset has already.
+        tried: records of which those are forgotten; None for all.
 
     Raises:
         ShardError: the disk refuses.
     """
-    rows = pairs if anew else _merged(list(read_pairs(path)), list(pairs))
+    rows = pairs if tried is None else _merged(before, list(pairs), tried)
     with told(path):
         with temporary(path).open("wb") as file:
             file.writelines(msgspec.json.encode(pair) + b"\n" for pair in rows)
@@ -75,6 +78,6 @@ def read_pairs(path: Path) -> Iterator[Pair]:
             yield from map(msgspec.json.Decoder(Pair).decode, file)
 
 
-def _merged(before: list[Pair], pairs: list[Pair]) -> list[Pair]:
-    rows = {pair.removed.index: pair for pair in (*before, *pairs)}
-    return [rows[index] for index in sorted(rows)]
+def _merged(before: Iterable[Pair], pairs: list[Pair], tried: Container[int]) -> list[Pair]:
+    rows = [*(pair for pair in before if pair.removed.index not in tried), *pairs]
+    return sorted(rows, key=lambda pair: pair.removed.index)

@@ -30,6 +30,8 @@ RETRY_MARKER = "retry"
 """A file in a journal that a `--retry` began."""
 OVERWRITE_MARKER = "overwrite"
 """A file in a journal while what was there before is being removed."""
+REPLACE_MARKER = "replace"
+"""A file in a journal beside a finished dataset, which goes once its successor is planned."""
 ROWS_FILE = "plan.rows"
 WORK_FOLDER = "work"
 _PLAN_FILE = "plan.json"
@@ -151,9 +153,10 @@ class Journal:
         same = msgspec.json.decode(msgspec.json.encode(inputs))
         differing = [name for name in same if same[name] != stored.inputs.get(name)]
         if differing:
+            way_out = ", then --retry once more" if self.is_retry() else ", or --overwrite"
             raise ConfigError(
                 f"{self.folder.parent}: --resume needs what the conversion began with, but these "
-                f"differ: {', '.join(differing)}; give the same again, or --overwrite"
+                f"differ: {', '.join(differing)}; give the same again{way_out}"
             )
         return stored.plan
 
@@ -180,6 +183,10 @@ class Journal:
     def is_overwrite(self) -> bool:
         """Whether what was there before is not wholly removed yet."""
         return (self.folder / OVERWRITE_MARKER).exists()
+
+    def is_replacing(self) -> bool:
+        """Whether there is a finished dataset, all of it or a part, that is to be replaced."""
+        return (self.folder / REPLACE_MARKER).exists()
 
     def is_done(self, shard: ShardPlan) -> bool:
         """Whether a shard was finished, now or before."""
@@ -210,15 +217,18 @@ class Journal:
                 content = path.read_bytes()
             yield decode(content)
 
-    def rejected(self) -> Iterator[Rejected]:
+    def rejected(self, shards: str = "*") -> Iterator[Rejected]:
         """Every rejected record of the finished shards, in the order of the source.
 
         Only their places are held in memory: rejected records can be as many as records.
+
+        Args:
+            shards: `*.tar` leaves out what a retry does not even try.
         """
         index, start = array("Q"), array("Q", [0])
         # Without a name: several tasks may look at the same time.
         with told(self.folder), tempfile.TemporaryFile(dir=self.folder) as together:
-            for path in sorted(self.folder.glob("*.rejected.jsonl")):
+            for path in sorted(self.folder.glob(f"{shards}.rejected.jsonl")):
                 with path.open("rb") as file:
                     for line in file:
                         index.append(_decode_index(line).index)
@@ -250,7 +260,7 @@ class Journal:
 
     def clear(self) -> None:
         """Forget everything, and keep the lock; what the journal is for is forgotten last."""
-        last = (RETRY_MARKER, OVERWRITE_MARKER)
+        last = (RETRY_MARKER, OVERWRITE_MARKER, REPLACE_MARKER)
         with told(self.folder):
             names = {path.name for path in self.folder.iterdir()} - {_LOCK, WORK_FOLDER}
             shutil.rmtree(self.folder / WORK_FOLDER, ignore_errors=True)

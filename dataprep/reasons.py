@@ -74,7 +74,7 @@ WARNINGS: dict[str, str] = {
     "repeated_image": "image uses beyond the first use of the same path; all are kept",
     "placeholder_in_answer": "gpt turns with a literal '<image>': plain text, no image goes there",
     "byte_order_mark": "the source begins with a byte order mark, which was skipped",
-    "empty_split": "splits that got no record",
+    "empty_split": "splits that got no sample",
     "exclude_unreadable": "records and images of --exclude sets that cannot be read: not compared",
     "filter_unknown": "records left out because a --filter asks for what they do not have",
 }

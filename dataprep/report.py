@@ -107,6 +107,20 @@ def add_results(report: ConvertReport, results: Iterable[ShardSummary]) -> None:
     report.repairs, report.warnings = dict(sorted(repairs.items())), dict(sorted(warnings.items()))
 
 
+def tell_empty_splits(report: ConvertReport, names: Iterable[str]) -> None:
+    """Name the splits that got no sample, whether none was meant for them or all were rejected.
+
+    Args:
+        report: of a dataset whose shards are counted already.
+        names: the splits that were asked for.
+    """
+    empty = [name for name in names if name not in report.splits]
+    counts, examples = {**report.warnings}, {**report.warning_examples}
+    counts["empty_split"], examples["empty_split"] = len(empty), empty
+    report.warnings = {name: count for name, count in sorted(counts.items()) if count}
+    report.warning_examples = {name: lines for name, lines in examples.items() if lines}
+
+
 def add_rejections(report: ConvertReport, rows: Iterable[Rejected]) -> Iterable[Rejected]:
     """Count rejected records as they pass by."""
     for row in rows:

@@ -31,7 +31,9 @@ from .workplace import is_finished, is_ours
 
 SPARE_SHARDS = 2
 """That may wait for their upload, beside one of each worker."""
-_OURS = frozenset({"dataset", "dataset.tmp", "lock"})
+_REPLACE_MARKER = "replace"
+"""A file beside the dataset while the one at the address is to go, once this one is planned."""
+_OURS = frozenset({"dataset", "dataset.tmp", "lock", _REPLACE_MARKER})
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -69,7 +71,8 @@ def convert_elsewhere(
         most = options.workers + SPARE_SHARDS
         inner = replace(options, spool=None, waiting_shards=most)
         with Uploader(folder, place) as uploader:
-            report = convert(folder, inner, Checking(watch, uploader))
+            watching = Checking(watch, uploader, lambda: _remove_replaced(place, folder))
+            report = convert(folder, inner, watching)
             uploader.finish()
         finish_upload(place, folder)
     report.out = str(place)
@@ -79,12 +82,17 @@ def convert_elsewhere(
 class Checking(Watch):
     """Passes the progress on, and ends the work where the uploads have failed."""
 
-    def __init__(self, watch: Watch, uploader: Uploader) -> None:
-        self._watch, self._uploader = watch, uploader
+    def __init__(
+        self, watch: Watch, uploader: Uploader, planned: Callable[[], None] = lambda: None
+    ) -> None:
+        """Watch; `planned` is called before the first shard is written."""
+        self._watch, self._uploader, self._planned = watch, uploader, planned
 
     def begin(self, stage: str, records: int | None) -> None:
         """A stage begins."""
         self._uploader.check()
+        if stage == "write":
+            self._planned()
         self._watch.begin(stage, records)
 
     def update(self, records: int, written: int, rejected: int) -> None:
@@ -162,7 +170,10 @@ def _may_write(place: Place, folder: Path, options: ConvertOptions) -> bool:
     is_begun = folder.exists() and any(folder.iterdir())
     names = _names(place)
     if options.overwrite:
-        _remove(place, folder, names)
+        with told(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            if names:
+                (folder.parent / _REPLACE_MARKER).touch()
         return True
     if is_begun and is_finished(folder) and not options.resume:
         raise ConfigError(
@@ -198,14 +209,20 @@ def _names(place: Place) -> set[str]:
     return names
 
 
-def _remove(place: Place, folder: Path, names: set[str]) -> None:
-    """Remove a dataset; what is half removed looks neither whole nor like one to go on with."""
-    if folder.exists():
-        with told(folder):
-            shutil.rmtree(folder)
+def _remove_replaced(place: Place, folder: Path) -> None:
+    """Remove the dataset that is to be replaced, now that its successor is planned.
+
+    What is half removed looks neither whole nor like one to go on with.
+    """
+    marker = folder.parent / _REPLACE_MARKER
+    if not marker.exists():
+        return
+    names = _names(place)
     first = [name for name in (INFO_FILE, MANIFEST_FILE) if name in names]
     for name in [*first, *sorted(names.difference(first))]:
         place.delete(name)
+    with told(marker):
+        marker.unlink()
 
 
 def finish_upload(place: Place, folder: Path) -> None:

@@ -111,6 +111,8 @@ def convert_task(
     make_folder(out)
     journal = Journal(out / JOURNAL_DIR, shared=True)
     try:
+        if journal.is_replacing() or journal.is_overwrite():
+            raise ConfigError(f"--out {out}: holds an unfinished --overwrite; go on with --resume")
         ready = _planned(source, images, options, out, journal, watch)
         journal.note_tasks(task.count)
         mine = task.shards_of(ready.plan.shards)

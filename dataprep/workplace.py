@@ -21,7 +21,7 @@ from ..loaders.format import (
 )
 from ..loaders.remote import is_remote
 from .files import TEMPORARY_SUFFIX, told, write_file
-from .journal import OVERWRITE_MARKER, RETRY_MARKER, Journal, is_begun
+from .journal import OVERWRITE_MARKER, REPLACE_MARKER, RETRY_MARKER, Journal, is_begun
 from .options import ConvertOptions
 
 _SHARD = re.compile(r"[A-Za-z][A-Za-z0-9_]*-\d{6,}\.tar(\.idx)?")
@@ -44,17 +44,24 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
     make_folder(out)
     shutil.rmtree(out / f"{JOURNAL_DIR}{TEMPORARY_SUFFIX}", ignore_errors=True)
     if options.resume and is_finished(out):
+        if (out / JOURNAL_DIR).exists():
+            # Of an --overwrite or --retry that was killed before it had touched anything.
+            Journal(out / JOURNAL_DIR).remove()
         yield None
         return
     journal = Journal(out / JOURNAL_DIR)
     try:
         # One that was killed while it removed the old dataset goes on with that first.
-        if options.overwrite or journal.is_overwrite():
+        if journal.is_overwrite() or (options.overwrite and not _stays_for_now(out, journal)):
             _empty(out, journal)
+        elif options.overwrite:
+            journal.clear()
+            write_file(journal.folder / REPLACE_MARKER, b"")
         yield journal
-    except NevaPrepError:
+    except BaseException as error:
         # A source that cannot be planned leaves nothing that --resume could go on with.
-        if not is_begun(journal.folder):
+        is_unplanned = journal.is_replacing() and not journal.has_plan()
+        if is_unplanned or (isinstance(error, NevaPrepError) and not is_begun(journal.folder)):
             journal.remove()
             if is_new:
                 with suppress(OSError):
@@ -62,6 +69,17 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
         raise
     finally:
         journal.close()
+
+
+def remove_replaced(out: Path, journal: Journal) -> None:
+    """Remove a finished dataset, now that its successor is planned. Killed midway, it goes on.
+
+    Raises:
+        ShardError: the disk refuses.
+    """
+    with told(out):
+        _remove_all(out)
+        (journal.folder / REPLACE_MARKER).unlink()
 
 
 def make_folder(out: Path) -> None:
@@ -121,15 +139,25 @@ def is_ours(name: str) -> bool:
     return name in known or _SHARD.fullmatch(name) is not None
 
 
+def _stays_for_now(out: Path, journal: Journal) -> bool:
+    """Whether a whole dataset is there, which stays until its successor is planned."""
+    is_whole = (out / INFO_FILE).exists() and (out / MANIFEST_FILE).exists()
+    return is_whole and (journal.is_replacing() or not is_begun(journal.folder))
+
+
 def _empty(out: Path, journal: Journal) -> None:
     write_file(journal.folder / OVERWRITE_MARKER, b"")
     with told(out):
         (journal.folder / RETRY_MARKER).unlink(missing_ok=True)
-        # The commit marker first: what is half removed must not look whole.
-        (out / INFO_FILE).unlink(missing_ok=True)
-        for path in sorted(out.iterdir()):
-            if path.name == META_DIR:
-                shutil.rmtree(path)
-            elif path.name != JOURNAL_DIR and is_ours(path.name):
-                path.unlink()
+        _remove_all(out)
         journal.clear()
+
+
+def _remove_all(out: Path) -> None:
+    # The commit marker first: what is half removed must not look whole.
+    (out / INFO_FILE).unlink(missing_ok=True)
+    for path in sorted(out.iterdir()):
+        if path.name == META_DIR:
+            shutil.rmtree(path)
+        elif path.name != JOURNAL_DIR and is_ours(path.name):
+            path.unlink()

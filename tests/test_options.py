@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,22 @@ from convert_help import (
     turns,
 )
 from handmade import picture
+from killed import run_killed
 
+from neva_prep.dataprep import convert as convert_module
 from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.engines.job import Job, Tally
+from neva_prep.dataprep.engines.local import run_here
 from neva_prep.dataprep.options import (
     ConvertOptions,
     parse_max_errors,
     parse_size,
     parse_split,
 )
+from neva_prep.dataprep.retry import retry
+from neva_prep.dataprep.task import Task, convert_task
+from neva_prep.dataprep.verify import verify
+from neva_prep.dataprep.watch import Watch
 from neva_prep.errors import ConfigError, RecordError
 
 MIXED = [
@@ -255,8 +264,22 @@ def test_errors_are_counted_while_writing_so_that_a_hopeless_run_stops_early(
     tmp_path: Path,
 ) -> None:
     rows = [record(f"{n}", "gone.jpg") for n in range(50)]
-    with pytest.raises(RecordError, match="stopped after 10 of 50 records were rejected"):
+    with pytest.raises(RecordError, match=r"stopped after 10 of 50 .* anew with --overwrite"):
         convert_in(tmp_path, rows, max_errors=5, shard_count=10)
+
+
+def test_errors_of_shards_that_are_still_written_are_told_when_those_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_shards(job: Job, pending: Any, tick: Any) -> None:
+        # As from two workers: one shard has ended, and the other has rejected records so far.
+        tick(Tally(0, 5, 3, shard_ended=True))
+        run_here(job, pending, tick)
+
+    monkeypatch.setattr(convert_module, "run_shards", run_shards)
+    rows = [record(f"{n}", "gone.jpg" if n > 3 else "good.jpg") for n in range(8)]
+    with pytest.raises(RecordError, match=r"stopped after 4 of 8 .*: missing_image 4; for example"):
+        convert_in(tmp_path, rows, max_errors=2, shard_count=4)
 
 
 def test_on_error_fail_leaves_what_resume_can_use(tmp_path: Path) -> None:
@@ -339,6 +362,49 @@ def test_a_shard_that_no_dataset_of_ours_holds_is_foreign(tmp_path: Path) -> Non
     (tmp_path / "out" / "train-000000.tar").write_text("mine")
     with pytest.raises(ConfigError, match="holds other files"):
         convert_in(tmp_path, MIXED, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        (("typo.json", "images"), {}),
+        (("source.json", "typo"), {}),
+        (("source.json", "images"), {"filter": ["scor > 1"]}),
+        (("source.json", "images"), {"exclude": ["typo.json"]}),
+    ],
+)
+def test_overwrite_keeps_what_is_there_until_its_successor_is_planned(
+    tmp_path: Path, given: tuple[str, str], options: dict[str, Any]
+) -> None:
+    out = convert_in(tmp_path, MIXED, dedup="exact").out
+    before = files_of(out)
+    source, images = (tmp_path / name for name in given)
+    with pytest.raises((ConfigError, RecordError)):
+        convert(source, images, out, ConvertOptions(overwrite=True, **options))
+    assert files_of(out) == before
+
+
+def test_an_overwrite_that_is_stopped_while_it_plans_has_touched_nothing(tmp_path: Path) -> None:
+    out = convert_in(tmp_path, MIXED).out
+    before = files_of(out)
+
+    class Stop(Watch):
+        def begin(self, stage: str, records: int | None) -> None:
+            raise KeyboardInterrupt
+
+    given = (tmp_path / "source.json", tmp_path / "images", out)
+    with pytest.raises(KeyboardInterrupt):
+        convert(*given, ConvertOptions(overwrite=True, shard_count=1), Stop())
+    assert files_of(out) == before
+    # Killed outright, it leaves a note of what it was about to do.
+    assert run_killed(9, lambda: convert(*given, ConvertOptions(overwrite=True, shard_count=1)))
+    assert (out / ".journal" / "replace").exists() and (out / ".nv-meta" / ".info.json").exists()
+    with pytest.raises(ConfigError, match="unfinished --overwrite"):
+        convert_task(*given, ConvertOptions(shard_count=1), Task(number=0, count=1))
+    resumed = convert(*given, ConvertOptions(resume=True, shard_count=1))
+    fresh = convert_in(tmp_path / "fresh", MIXED, shard_count=1)
+    assert resumed.shards == fresh.report.shards > 1
+    assert read_samples(out) == fresh.samples and verify(out).findings == ()
 
 
 def test_overwrite_leaves_what_a_fresh_conversion_leaves(tmp_path: Path) -> None:
@@ -446,3 +512,33 @@ def test_resume_does_not_pass_a_finished_dataset_off_as_another_ones(tmp_path: P
         convert(other, tmp_path, out, ConvertOptions(resume=True))
     with pytest.raises(ConfigError, match="another shuffle"):
         convert(source, tmp_path, out, ConvertOptions(resume=True, shuffle=1))
+
+
+def test_a_split_whose_every_record_is_rejected_is_told_until_it_is_filled(tmp_path: Path) -> None:
+    rows = [record(f"{n}") for n in range(20)]
+    split = {"train": 0.5, "val": 0.5}
+    whole = convert_in(tmp_path / "whole", rows, split=split)
+    (path,) = whole.out.glob("val-*.tar")
+    with tarfile.open(path) as tar:
+        lost = {int(name[:9]) for name in tar.getnames()}
+    rows = [record(f"{n}", "lost.jpg" if n in lost else "good.jpg") for n in range(20)]
+    converted = convert_in(tmp_path / "lost", rows, split=split)
+    assert converted.report.warnings["empty_split"] == 1
+    assert converted.report.warning_examples["empty_split"] == ["val"]
+    (tmp_path / "lost" / "images" / "lost.jpg").write_bytes(picture())
+    report = retry(converted.out / "quarantine.jsonl")
+    assert "empty_split" not in {**report.warnings, **report.warning_examples}
+    assert report.splits == whole.report.splits
+
+
+def test_no_shard_exceeds_its_size_however_long_the_paths_of_images(tmp_path: Path) -> None:
+    name = "a/longer/path/than/most/others/have/just/because/it/can/good.png"
+    rows = [
+        record(f"{n}", [name] * (1 + n % 3), conversations=turns("<image>" * (1 + n % 3), "a" * n))
+        for n in range(400)
+    ]
+    images = {name: picture(4, 4, "PNG")}
+    for number, size in enumerate((19_999, 20_000, 200_000)):
+        whole = convert_in(tmp_path / f"{number}", rows, images, shard_size_bytes=size)
+        sizes = [path.stat().st_size for path in whole.out.glob("*.tar")]
+        assert max(sizes) <= size and sum(sizes) > 0.5 * size * len(sizes)

@@ -517,3 +517,16 @@ def test_verifying_imports_neither_torch_nor_energon(tmp_path: Path) -> None:
         " assert not {'torch', 'megatron'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+def test_what_an_overwrite_leaves_that_was_killed_at_once_goes_with_resume(tmp_path: Path) -> None:
+    source, images = write_source(tmp_path)
+    out = tmp_path / "out"
+    convert(source, images, out)
+    (out / ".journal").mkdir()
+    for name in ("lock", "overwrite.tmp"):
+        (out / ".journal" / name).touch()
+    (finding,) = verify(out).findings
+    assert finding.fix == "run the same command with --resume"
+    convert(source, images, out, ConvertOptions(resume=True))
+    assert verify(out).findings == ()
