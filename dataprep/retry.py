@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..errors import ConfigError, NevaPrepError, RecordError
+from ..errors import ConfigError, NevaPrepError
 from ..loaders.format import (
     JOURNAL_DIR,
     MANIFEST_FILE,
@@ -27,23 +27,30 @@ from ..loaders.remote import is_remote
 from .choose import choose, chooses
 from .convert import finish, stored_report, write_shards
 from .engines.job import Job
-from .files import TEMPORARY_SUFFIX, write_file
-from .index import indices_in, read_index
-from .journal import RETRY_MARKER, Journal, is_begun
-from .layouts import NEVA
+from .files import TEMPORARY_SUFFIX
+from .journal import Journal, is_begun
 from .options import ConvertOptions
 from .plan import Chosen, Plan, make_plan
 from .quarantine import Rejected, read_quarantine, record_bytes
 from .report import ConvertReport
-from .results import save_rejected, save_result
+from .retry_stage import SOURCE_FILE, may_begin_anew, note_end, stage
 from .source import open_source
-from .stores.open import open_images
+from .sources import METADATASET_FILE
+from .stores.open import moved_images, open_images
 from .stores.store import ImageStore
 from .watch import Watch
 
-_SOURCE = "retry.jsonl"
-_ROWS = "retry-rows.jsonl"
-_BASE = "base.json"
+_OF_THE_SOURCE = (
+    "format",
+    "columns",
+    "annotations",
+    "reader",
+    "limit",
+    "layout",
+    "sample_index",
+    "finish",
+)
+"""Options that say what the source is, or what the dataset has as a whole."""
 
 
 def retry(
@@ -61,7 +68,8 @@ def retry(
     Args:
         quarantine: OUT/quarantine.jsonl, a file or an address; its records may have been corrected
             in place.
-        images: image folder, where it is another one than before.
+        images: image folder, where it is another one than before; of a source that holds its
+            images, where that lies by now.
         changes: options that differ from those of the first conversion, by name.
         watch: told of the progress.
 
@@ -101,21 +109,15 @@ def retry(
             f"{out}: was made with --no-sample-index, and --retry needs the index; correct the "
             "source and convert it again"
         )
-    layout = manifest.options.get("layout", NEVA)
-    if (changes or {}).get("layout", layout) != layout:
-        raise ConfigError(
-            f"{out}: is of --layout {layout}, and a dataset has one layout; leave it out, or "
-            "convert the source again"
-        )
-    options = ConvertOptions(**{**manifest.options, "limit": None, **(changes or {})})
+    options = _options(out, manifest, changes or {})
     with _journal(out, options) as journal:
         if options.resume and not options.dry_run and _is_done(journal, path):
             journal.remove()
             return stored_report(out)
-        base, rows = _stage(journal, out, path, manifest)
-        store = open_images(os.fspath(images or base.source.images), journal.work)
+        base, rows = stage(journal, out, path, manifest)
+        store = open_images(moved_images(base.source.images, images), journal.work)
         job = Job(
-            source=journal.folder / _SOURCE,
+            source=journal.folder / SOURCE_FILE,
             source_name=base.source.name,
             form=base.source.form,
             images=store.root,
@@ -128,9 +130,39 @@ def retry(
         watch.begin("finish", None)
         report = _report_so_far(base, plan.chosen)
         first = {row.index: row for row in rows}
+        note_end(journal)
         finish(out, base, options.dry_run, report, journal, lambda new: _relocated(new, first))
+    if not options.dry_run:
+        _note_blend(out, base, report, watch)
     report.out, report.dry_run = os.fspath(out), options.dry_run
     return report
+
+
+def _note_blend(out: Path, base: Manifest, report: ConvertReport, watch: Watch) -> None:
+    """Tell of the file that blends this dataset with others as it was before."""
+    blend = out.parent / METADATASET_FILE
+    if blend.exists() and report.splits != base.report.get("splits"):
+        watch.note(
+            f"{blend}: blends {out.name} as it was; the convert command that made it, with "
+            "--resume, brings splits and repetitions up to date"
+        )
+
+
+def _options(out: Path, manifest: Manifest, changes: Mapping[str, Any]) -> ConvertOptions:
+    """Options of the first conversion, with changes.
+
+    Raises:
+        ConfigError: one cannot be changed any more.
+    """
+    known = {**ConvertOptions().deciding(), "finish": False, **manifest.options}
+    for name in _OF_THE_SOURCE:
+        if changes.get(name, known[name]) != known[name]:
+            raise ConfigError(
+                f"{out}: is of --{name.replace('_', '-')} {known[name]}, and a dataset has one "
+                f"{name}; leave it out, or convert the source again"
+            )
+    # The limit is one of the source's records, of which the quarantine has but some.
+    return ConvertOptions(**{**manifest.options, **changes, "limit": None})
 
 
 @contextmanager
@@ -157,7 +189,9 @@ def _journal(out: Path, options: ConvertOptions) -> Iterator[Journal]:
             )
         yield journal
     except NevaPrepError:
-        if not is_begun(journal.folder):
+        # Without a plan nothing was written that --resume could go on with.
+        is_new = may_begin_anew(journal.folder) and not journal.has_plan()
+        if not is_begun(journal.folder) or (is_new and not journal.is_overwrite()):
             journal.remove()
         raise
     finally:
@@ -171,68 +205,6 @@ def _is_done(journal: Journal, quarantine: Path) -> bool:
     )
 
 
-def _stage(
-    journal: Journal, out: Path, quarantine: Path, manifest: Manifest
-) -> tuple[Manifest, list[Rejected]]:
-    """Copy what the retry starts from into the journal, so that it can be continued from there."""
-    base_file, rows_file = journal.folder / _BASE, journal.folder / _ROWS
-    if base_file.exists():
-        base = msgspec.json.decode(base_file.read_bytes(), type=Manifest)
-        return base, list(read_quarantine(rows_file))
-    # First: rows that are refused leave nothing unfinished behind.
-    tried, carried = _sort_out(out, quarantine, manifest)
-    journal.clear()
-    write_file(journal.folder / RETRY_MARKER, b"")
-    write_file(rows_file, b"".join(msgspec.json.encode(row) + b"\n" for row, _ in tried))
-    write_file(journal.folder / _SOURCE, b"".join(raw + b"\n" for _, raw in tried))
-    save_rejected(journal.folder, "base", carried)
-    if manifest.shards:
-        for result in read_index(out, manifest.shards):
-            save_result(journal.folder, result, [])
-    # Last: it says that all the above is there.
-    write_file(base_file, msgspec.json.encode(manifest))
-    return manifest, [row for row, _ in tried]
-
-
-def _sort_out(
-    out: Path, quarantine: Path, manifest: Manifest
-) -> tuple[list[tuple[Rejected, bytes]], list[Rejected]]:
-    """Rows to try with the bytes of their record, and rows that stay rejected as they are."""
-    report = msgspec.convert(manifest.report, ConvertReport)
-    rows = {row.index: row for row in read_quarantine(out / QUARANTINE_FILE)}
-    seen: set[int] = set()
-    tried, carried = [], []
-    for row in read_quarantine(quarantine):
-        if row.index in seen:
-            raise RecordError(f"{quarantine}: two rows have the index {row.index}; remove one")
-        if not 0 <= row.index < report.records:
-            raise RecordError(f"{quarantine}: the source had no record {row.index}; remove the row")
-        seen.add(row.index)
-        raw = record_bytes(row)
-        if raw is None:
-            carried.append(row)
-        else:
-            tried.append((row, raw))
-    carried += [row for index, row in rows.items() if index not in seen]
-    if not tried:
-        raise ConfigError(
-            f"{quarantine}: holds no record to retry; make one a JSON object under 'record'"
-        )
-    if manifest.shards:
-        _refuse_known(out, quarantine, [row.index for row, _ in tried])
-    if (count := len(seen | rows.keys())) != report.rejected:
-        raise RecordError(
-            f"{quarantine}: has {count:,} rows, but {report.rejected:,} records were rejected; "
-            "keep the row of each of them, fixed or not"
-        )
-    return tried, carried
-
-
-def _refuse_known(out: Path, quarantine: Path, indices: list[int]) -> None:
-    for index in indices_in(out, indices):
-        raise RecordError(f"{quarantine}: record {index} is in the dataset already; remove its row")
-
-
 def _plan(
     journal: Journal,
     base: Manifest,
@@ -241,7 +213,7 @@ def _plan(
     job: Job,
     watch: Watch,
 ) -> Plan:
-    source = open_source(journal.folder / _SOURCE, base.source.form)
+    source = open_source(journal.folder / SOURCE_FILE, base.source.form)
     options = job.options
     inputs = {"retry": source.fingerprint(), "images": images.root, **options.deciding()}
     plan = journal.load_plan(inputs)
@@ -279,8 +251,11 @@ def _report_so_far(base: Manifest, chosen: Chosen) -> ConvertReport:
     stored = msgspec.convert(base.report, ConvertReport)
     filters = Counter(stored.filters)
     filters.update(chosen.filtered)
-    warnings = Counter(stored.warnings)
-    warnings.update(chosen.warnings)
+    warnings = {**stored.warnings, **chosen.warnings}
+    # Of records; all else that choosing warns of is the evaluation set's, and is told anew.
+    unknown = "filter_unknown"
+    if unknown in stored.warnings:
+        warnings[unknown] = stored.warnings[unknown] + chosen.warnings.get(unknown, 0)
     return ConvertReport(
         format=stored.format,
         format_why=stored.format_why,
@@ -291,8 +266,8 @@ def _report_so_far(base: Manifest, chosen: Chosen) -> ConvertReport:
         changed_images=stored.changed_images,
         saved_bytes=stored.saved_bytes,
         repairs=stored.repairs,
-        warnings=dict(warnings),
-        warning_examples=stored.warning_examples,
+        warnings=warnings,
+        warning_examples={**chosen.warning_examples, **stored.warning_examples},
     )
 
 

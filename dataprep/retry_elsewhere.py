@@ -12,9 +12,10 @@ from ..errors import ConfigError, NevaPrepError
 from ..loaders.format import JOURNAL_DIR, MANIFEST_FILE, QUARANTINE_FILE
 from ..loaders.remote import Place, open_place
 from ..loaders.remote_copy import copy_object
-from .files import temporary, told
+from .files import temporary, told, write_file
 from .journal import is_begun
 from .report import ConvertReport
+from .retry_stage import may_begin_anew
 from .spool import SPARE_SHARDS, Checking, finish_upload, named, spool_of
 from .upload import Uploader
 from .watch import Watch
@@ -49,6 +50,9 @@ def retry_elsewhere(
                 raise ConfigError(f"{place}: holds an unfinished --retry; go on with --resume")
         elif not is_begun(folder / JOURNAL_DIR):
             _copy(place, folder)
+        elif changes.get("resume") and may_begin_anew(folder / JOURNAL_DIR):
+            # Its rows may have been corrected since the retry began.
+            write_file(folder / QUARANTINE_FILE, place.read(QUARANTINE_FILE))
         try:
             if changes.get("dry_run"):
                 report = retry(folder / QUARANTINE_FILE, inner, watch)

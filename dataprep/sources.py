@@ -271,9 +271,11 @@ def _refuse_foreign(out: Path, parts: Sequence[Part], options: ConvertOptions) -
 
 def _refuse_empty(part: Part, report: ConvertReport) -> None:
     if not report.samples:
+        or_left_out = " or left out" if report.filtered else ""
         example = next((messages[0] for messages in report.examples.values()), "")
         raise RecordError(
-            f"source {part.source}: all {report.records:,} records were rejected, so that there is "
-            f"nothing to blend; the first one: {example}. See {report.out}/quarantine.jsonl, then "
-            "--retry it and give the same command with --resume; or leave the source out"
+            f"source {part.source}: all {report.records:,} records were rejected{or_left_out}, so "
+            f"that there is nothing to blend; the first one: {example}. See {report.out}/"
+            "quarantine.jsonl, then --retry it and give the same command with --resume; or leave "
+            "the source out"
         )

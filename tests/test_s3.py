@@ -253,6 +253,22 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(
     assert get(out, tmp_path / "back") == tree(tmp_path / "local")
 
 
+def test_overwrite_keeps_what_is_there_until_its_successor_is_planned(tmp_path: Path) -> None:
+    written, images = write_source(tmp_path, 30)
+    out, spool = "s3://tests/replaced", tmp_path / "spool"
+    given = ["--images", str(images), "--out", out, "--quiet", "--spool", str(spool)]
+    assert run("convert", str(written), *given).returncode == 0
+    before = get(out, tmp_path / "before")
+    assert run("convert", str(tmp_path / "typo.json"), *given, "--overwrite").returncode == 3
+    assert not spool.exists() and get(out, tmp_path / "after") == before
+    sizes = ("--shard-count", "9")
+    assert run("convert", str(written), *given, *sizes, "--overwrite").returncode == 0
+    assert not spool.exists()
+    local = ("--images", str(images), "--out", str(tmp_path / "out"), "--quiet", *sizes)
+    assert run("convert", str(written), *local).returncode == 0
+    assert get(out, tmp_path / "replaced") == tree(tmp_path / "out")
+
+
 def test_a_retry_adds_what_was_fixed(tmp_path: Path) -> None:
     written, images = write_source(tmp_path, 40, bad=BAD)
     sizes = ["--shard-count", "10", "--quiet"]
@@ -264,6 +280,28 @@ def test_a_retry_adds_what_was_fixed(tmp_path: Path) -> None:
         done = run("convert", "--quiet", "--retry", f"{out}/quarantine.jsonl")
         assert (done.returncode, done.stderr) == (0, "")
     assert get("s3://tests/retry", tmp_path / "back") == tree(tmp_path / "out")
+
+
+def test_rows_corrected_after_a_retry_was_stopped_are_taken_as_they_are_now(
+    tmp_path: Path,
+) -> None:
+    written, images = write_source(tmp_path, 40, bad=BAD)
+    out = "s3://tests/corrected"
+    given = ["convert", str(written), "--images", str(images), "--out", out, "--quiet"]
+    assert run(*given).returncode == 4
+    fix_images(images, BAD[:1])
+    again = ["convert", "--quiet", "--retry", f"{out}/quarantine.jsonl", "--max-errors", "0"]
+    assert run(*again).returncode == 3
+    place = open_place(out)
+    rows = [json.loads(line) for line in place.read("quarantine.jsonl").splitlines()]
+    rows[1]["record"]["image"] = "0.jpg"
+    corrected = tmp_path / "corrected.jsonl"
+    corrected.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place.upload(corrected, "quarantine.jsonl")
+    done = run(*again, "--resume")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert place.read("quarantine.jsonl") == b""
+    assert run("verify", out).returncode == 0
 
 
 def test_a_large_object_goes_in_parts_and_comes_in_ranges(tmp_path: Path) -> None:

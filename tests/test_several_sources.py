@@ -223,6 +223,24 @@ def test_a_source_without_any_sample_is_told_and_blends_once_it_is_fixed(tmp_pat
     assert second.exists()
 
 
+def test_a_retry_tells_of_the_blend_that_has_to_be_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    make_source(folder, [record("a"), record("b", "late.jpg"), record("c", "lost.jpg")])
+    entry = {"root": "images", "annotation": "source.json", "repeat_time": 2}
+    meta = folder / "meta.json"
+    meta.write_text(json.dumps({"one": entry, "two": entry}))
+    out = tmp_path / "out"
+    convert_several(parts_of([meta], [], []), out)
+    assert blend_of(out) == {"./one": 2.0, "./two": 2.0}
+    quarantine = out / "one" / "quarantine.jsonl"
+    assert "metadataset.yaml" not in run_cli("convert", "--retry", quarantine).stderr
+    (folder / "images" / "late.jpg").write_bytes(picture())
+    done = run_cli("convert", "--retry", quarantine)
+    assert "metadataset.yaml: blends one as it was; the convert command that" in done.stderr
+    convert_several(parts_of([meta], [], []), out, ConvertOptions(resume=True))
+    assert blend_of(out) == {"./one": 4.0, "./two": 2.0}
+
+
 def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     pair = two_sources(tmp_path)
     with pytest.raises(ConfigError, match="--weight is given 1 times for 2 sources"):

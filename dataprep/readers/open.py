@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ...loaders.remote import is_remote
+from ...loaders.remote import is_remote, name_of
 from ..fetch import fetch_source
 from ..options import ConvertOptions
 from ..source import Source
-from ..stores.open import HELD, open_images, place_of_images
+from ..stores.open import HELD, held_elsewhere, open_images, place_of_images
 from ..stores.store import ImageStore
 from ..stores.table_files import is_pattern
 from .open_json import AUTO, open_json
@@ -51,7 +51,9 @@ def open_any(path: Path, work: Path, options: ConvertOptions | None = None) -> O
         local, lying = fetch_source(path, work)
         source, images = open_any(local, work, options)
         # What would lie beside the copy, or in it, lies where it was copied from.
-        return Opened(source, lying if images in (str(local), str(local.parent)) else images)
+        if images in (str(local), str(local.parent)):
+            return Opened(source, lying)
+        return Opened(source, held_elsewhere(images, name_of(path)))
     if options.reader is not None:
         from .own import stage
 
