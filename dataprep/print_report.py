@@ -22,9 +22,12 @@ def print_report(report: ConvertReport, given: dict[str, Any]) -> None:
         show_report(report, Console(highlight=False))
     if not report.samples:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in report.rejections.items())
+        left_out = f", and {report.filtered:,} are left out" if report.filtered else ""
+        all_of = "all " if report.rejected == report.records else ""
         click.echo(
-            f"neva-prep: all {report.records:,} records were rejected ({reasons}); no dataset was "
-            f"made. {plain_text(_advice(report))}",
+            f"neva-prep: {all_of}{report.rejected:,} records were rejected"
+            f"{f' ({reasons})' if reasons else ''}{left_out}; no dataset was made. "
+            f"{plain_text(_advice(report))}",
             err=True,
         )
     elif report.rejected and not report.dry_run and not given["as_json"] and not given["quiet"]:
@@ -39,4 +42,6 @@ def print_report(report: ConvertReport, given: dict[str, Any]) -> None:
 def _advice(report: ConvertReport) -> str:
     if set(report.rejections) == {"missing_image"}:
         return f"Is --images the right folder? {report.examples['missing_image'][0]}"
+    if not report.examples:
+        return "Ask for less: " + ", ".join(report.filters)
     return "The first one: " + next(iter(report.examples.values()))[0]

@@ -18,7 +18,7 @@ def show_report(report: ConvertReport, console: Console) -> None:
     """Print what happened to every record. Texts of the source are never read as markup."""
     head = "Checked, nothing written" if report.dry_run else f"Dataset {report.out}"
     if not report.samples:
-        head = "No dataset: every record was rejected"
+        head = "No dataset: every record was rejected" + " or left out" * (report.filtered > 0)
     console.print(Text(head, style="bold"))
     console.print(_totals(report))
     console.print(

@@ -11,6 +11,7 @@ import pytest
 from convert_help import (
     convert_in,
     files_of,
+    make_source,
     read_samples,
     reasons_of,
     record,
@@ -234,3 +235,25 @@ def test_the_command_takes_several_expressions(tmp_path: Path) -> None:
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert lines[1] == "  turns <== 2" and lines[2].index("^") == lines[1].index("= 2")
+
+
+def test_where_all_records_are_rejected_no_field_is_said_to_be_missing(tmp_path: Path) -> None:
+    # Nothing was asked of any record, so that nothing is known of their fields.
+    unmarked = [record(f"{n}", conversations=turns("Why?", "So."), score=n) for n in range(3)]
+    converted = convert_in(tmp_path, unmarked, filter=["score > 0"])
+    assert set(reasons_of(converted).values()) == {"placeholder_missing"}
+    assert (converted.report.rejected, converted.report.filtered) == (3, 0)
+
+
+def test_left_out_records_are_not_called_rejected(tmp_path: Path) -> None:
+    rows = [record("a", score=1), record("b", "gone.jpg", score=2)]
+    source, out = make_source(tmp_path, rows), tmp_path / "out"
+    given = ("--images", tmp_path / "images", "--filter", "width > 0 and score > 1")
+    done = run_cli("convert", source, "--out", out, *given)
+    assert done.returncode == 3
+    assert "neva-prep: 1 records were rejected (missing_image 1), and 1 are left out" in done.stderr
+    assert "every record was rejected or left out" in done.stdout
+    (tmp_path / "images" / "gone.jpg").write_bytes(picture())
+    again = run_cli("convert", "--retry", out / "quarantine.jsonl", "--filter", "score > 2")
+    assert again.returncode == 3 and "Traceback" not in again.stderr
+    assert "0 records were rejected, and 2 are left out; no dataset was made" in again.stderr
