@@ -200,6 +200,25 @@ def test_a_missing_tokenizer_is_an_error_that_names_the_folder(source: Path) -> 
     assert "none: no such folder" in str(found.exception)
 
 
+def test_explain_shows_a_caption_as_it_is_trained(tokenizer_folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from neva_prep.dataprep.options import ConvertOptions
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    (tmp_path / "chats.json").write_text(json.dumps(RECORDS[:1]))
+    convert(
+        tmp_path / "chats.json", tmp_path, tmp_path / "out", ConvertOptions(layout="captioning")
+    )
+    options = ("--template", "v1", "--tokenizer", tokenizer_folder, "--json")
+    found = run(explain, tmp_path / "out", *options)
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.output)["tokens"]
+    assert [row["rule"] for row in rows[:2]] == ["bos", "image"]
+    assert "".join(row["text"] for row in rows[2:]) == "A boy.\n"
+    assert all(row["trained"] for row in rows[2:])
+
+
 def test_explain_reads_a_converted_dataset_as_it_reads_its_source(
     source: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:

@@ -44,15 +44,16 @@ def explain(
     from ...errors import TemplateError
     from ...templates.load import load_tokenizer, pick_template, warn_of_pieces
     from ...templates.reader import tokenizer_of
+    from .dataset import LookedDataset
     from .describe import plain
     from .open import open_looked
     from .settings import LookSettings, build_encoder
     from .terminal_tokens import show_table
-    from .tokens import view_messages
+    from .tokens import view_messages, view_tokens
 
     looked = open_looked(source)
     number = looked.find(id=identity) if identity is not None else index or 0
-    messages = looked.messages(number)
+    messages = None if isinstance(looked, LookedDataset) else looked.messages(number)
     processor = load_tokenizer(folder)
     template = pick_template(template_name, processor)
     warn_of_pieces(template, processor)
@@ -62,7 +63,12 @@ def explain(
         seq_length=None,
         image_placement="front" if front else "keep",
     )
-    view = view_messages(messages, build_encoder(settings), key=f"{looked.path.name}:{number}")
+    encoder = build_encoder(settings)
+    if messages is None:
+        # Of what type a dataset's samples are says how they are encoded, too.
+        view = view_tokens(looked, number, encoder)
+    else:
+        view = view_messages(messages, encoder, key=f"{looked.path.name}:{number}")
     if view.error is not None:
         raise TemplateError(view.error, reason=view.reason or "")
     if as_json:
