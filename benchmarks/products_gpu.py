@@ -47,7 +47,7 @@ def main() -> None:
 def _ways(weight: Tensor) -> dict[str, Multiply]:
     """How a product can be made, by name."""
     plain, rounded = Plain(weight), Rounded(weight)
-    trained = weight.clone().requires_grad_()
+    trained = torch.nn.Parameter(weight.clone())
     ways: dict[str, Multiply] = {
         "frozen_bf16": lambda x: frozen_product(x, plain),
         "frozen_ours": lambda x: frozen_product(x, rounded),
@@ -69,10 +69,10 @@ def _frozen_engine(weight: Tensor) -> Multiply:
     out, width = weight.shape
     linear: Any = te.Linear(width, out, bias=False, params_dtype=weight.dtype, device="meta")
     linear.weight = torch.nn.Parameter(weight, requires_grad=False)
-    calls = iter([True])
+    calls, recipe = iter([True]), Float8CurrentScaling()
 
     def multiply(x: Tensor) -> Tensor:
-        with te.autocast(recipe=Float8CurrentScaling()):
+        with te.autocast(recipe=recipe):
             y: Tensor = linear(x, is_first_microbatch=next(calls, False))
         return y
 

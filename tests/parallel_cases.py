@@ -191,7 +191,7 @@ def train(
 
     parallel = ParallelConfig() if case is None else LAYOUTS[case.layout]
     settings = OVERLAPPED
-    if case is None:
+    if case is None or SHARED:
         settings = PLAIN
     elif case.distributed:
         settings = DISTRIBUTED

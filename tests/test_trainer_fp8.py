@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +17,9 @@ from torch import Tensor
 from trainer_help import TINY, TINY_LANGUAGE, one_rank, packed_batch
 
 from neva_prep.errors import ConfigError
-from neva_prep.trainer import engine_product
 from neva_prep.trainer.build import Training, build_training
 from neva_prep.trainer.compat import prepare_megatron
-from neva_prep.trainer.engine_product import has_transformer_engine
+from neva_prep.trainer.engine_product import EngineProduct, has_transformer_engine
 from neva_prep.trainer.fp8_layer import check_something_rounded, multiply_in_eight_bits
 from neva_prep.trainer.fused.product import Plain
 from neva_prep.trainer.lora import LoRA
@@ -90,14 +93,33 @@ def test_eight_bits_of_nothing_are_refused(without_engine: None) -> None:
         check_something_rounded([decoder])
 
 
-def test_an_old_transformer_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = "2.8.1"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setattr(engine_product, "version", lambda name: found)
+def test_an_old_or_broken_transformer_engine_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is found as any module is."""
+    check = has_transformer_engine.__wrapped__
+    package = tmp_path / "transformer_engine"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(version: str, torch_part: str) -> None:
+        for name in [name for name in sys.modules if name.startswith("transformer_engine")]:
+            monkeypatch.delitem(sys.modules, name)
+        shutil.rmtree(package, ignore_errors=True)
+        package.mkdir()
+        (package / "__init__.py").write_text(f"__version__ = {version!r}")
+        (package / "pytorch.py").write_text(torch_part)
+        importlib.invalidate_caches()
+
+    install("2.8.1", "")
     with pytest.raises(ConfigError, match=r"2\.8\.1 is installed, and 2\.9"):
-        has_transformer_engine()
-    found = "2.10.0+cu13"
-    assert has_transformer_engine()
+        check()
+    install("2.10.0+cu13", "import a_library_that_is_missing")
+    with pytest.raises(ConfigError, match=r"cannot be imported .*a_library_that_is_missing"):
+        check()
+    install("2.10.0+cu13", "")
+    assert check()
+    for name in ("transformer_engine", "transformer_engine.pytorch"):
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_rows_are_filled_up_for_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +131,7 @@ def test_rows_are_filled_up_for_the_engine(monkeypatch: pytest.MonkeyPatch) -> N
         return F.linear(x, weight)
 
     weight = torch.randn(32, 16)
-    product = engine_product.EngineProduct()
+    product = EngineProduct()
     monkeypatch.setattr(product, "_on_engine", lambda x, given: linear(x))
     for rows in (1, 16, 37):
         x = torch.randn(rows, 16)

@@ -165,7 +165,7 @@ def _take_lists_at_once() -> None:
     """
     for name in ("clip_grads", "optimizer"):
         module: Any = importlib.import_module(f"megatron.core.optimizer.{name}")
-        if module.multi_tensor_applier.__name__ == "local_multi_tensor_applier":
+        if getattr(module.multi_tensor_applier, "__name__", "") == "local_multi_tensor_applier":
             module.multi_tensor_scale_impl = _scale_all
             if hasattr(module, "l2_norm_impl"):
                 module.l2_norm_impl = _norm_of_all

@@ -7,8 +7,9 @@ weights and its data, is recomputed exactly, and checkpoints hold nothing more.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
-from importlib.metadata import version
+from functools import cache
 from typing import Any
 
 import torch.nn.functional as F
@@ -24,15 +25,23 @@ _ROWS = 16
 """What the number of rows must divide by: the gradient of a weight sums over them."""
 
 
+@cache
 def has_transformer_engine() -> bool:
-    """Whether it is installed, for torch.
+    """Whether it is installed.
 
     Raises:
-        ConfigError: it is, and too old.
+        ConfigError: it is, and is too old, or cannot be imported.
     """
-    if importlib.util.find_spec("transformer_engine_torch") is None:
+    if importlib.util.find_spec("transformer_engine") is None:
         return False
-    found = version("transformer-engine-torch")
+    try:
+        found: str = importlib.import_module("transformer_engine").__version__
+        importlib.import_module("transformer_engine.pytorch")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise ConfigError(
+            f"precision=fp8: Transformer Engine is installed, and cannot be imported ({error}); "
+            "mend it, uninstall it, or use bf16"
+        ) from error
     if Version(found) < Version(OLDEST):
         raise ConfigError(
             f"precision=fp8: Transformer Engine {found} is installed, and {OLDEST} or later is "
@@ -56,7 +65,6 @@ class EngineProduct:
 
     def _on_engine(self, x: Tensor, weight: Tensor) -> Tensor:
         import transformer_engine.pytorch as te
-        from transformer_engine.common.recipe import Float8CurrentScaling
 
         if self._linear is None:
             out, width = weight.shape
@@ -65,6 +73,14 @@ class EngineProduct:
             )
         # The parameter stays the layer's: its gradient goes where the optimizer looks.
         self._linear.weight = weight
-        with te.autocast(recipe=Float8CurrentScaling()):
+        with te.autocast(recipe=_recipe()):
             y: Tensor = self._linear(x)
         return y
+
+
+@cache
+def _recipe() -> Any:
+    """One for all calls: making it takes as long as a small product."""
+    from transformer_engine.common.recipe import Float8CurrentScaling
+
+    return Float8CurrentScaling()
