@@ -118,3 +118,15 @@ def test_a_folder_of_tables_or_tars_is_looked_at_as_the_source_it_is(tmp_path: P
         assert len(open_looked(folder)) == count
         assert stats(folder).seen == count
         assert diff(folder, folder).unchanged == count
+
+
+def test_a_table_that_shows_nothing_but_its_name_is_read_as_convert_reads_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("caption\nA ring.\n")
+    converted = convert(path, tmp_path, tmp_path / "out")
+    report = doctor(path, tmp_path)
+    assert report.readable and report.form.name == "csv"
+    assert {fault.reason: fault.records for fault in report.faults} == converted.rejections
+    assert converted.rejected == 1

@@ -15,8 +15,8 @@ from ...errors import RecordError
 from ..folder import ImageFolder
 from ..options import ConvertOptions
 from ..quarantine import Rejected
+from ..readers.open import recognize_source
 from ..readers.open_json import open_json
-from ..readers.recognize import recognize
 from ..readers.record import load_json
 from ..source import Span
 from ..sources import Part, read_meta
@@ -68,7 +68,7 @@ def doctor(
     options = replace(options or ConvertOptions(), dry_run=True, placeholder="reject")
     watch, path = watch or Watch(), Path(source)
     lying = os.fspath(path.parent if images is None else images)
-    report = DoctorReport(source=os.fspath(source), images=lying, form=recognize(path))
+    report = DoctorReport(source=os.fspath(source), images=lying, form=recognize_source(path))
     try:
         if not report.is_json:
             refuse_fix(report, fix)

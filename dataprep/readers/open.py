@@ -15,7 +15,8 @@ from ..stores.open import HELD, held_elsewhere, open_images, place_of_images
 from ..stores.store import ImageStore
 from ..stores.table_files import is_pattern
 from .open_json import AUTO, open_json
-from .recognize import recognize
+from .recognize import Recognized, recognize
+from .record_forms import CHECK
 
 CONTAINERS = frozenset(
     ("parquet", "arrow", "csv", "tsv", "tar", "webdataset", "coco-captions", "vqav2-questions")
@@ -114,10 +115,27 @@ def _open_container(
     return open_vqa(path, work, Path(answers) if answers else None)
 
 
-def _kind(path: Path) -> str:
-    if is_pattern(path):
-        return "parquet"
-    name = recognize(path).name
+def recognize_source(path: Path) -> Recognized:
+    """What a source is, and how it is opened where its format is not given.
+
+    Raises:
+        RecordError: it is missing or cannot be read.
+    """
+    found = recognize(path)
+    suffix = path.suffix.lower()
+    if found.name != "text" or suffix not in (".csv", ".tsv"):
+        return found
     # A table of one column, or with line breaks in its first row, shows nothing but its name.
-    is_table = name == "text" and path.suffix.lower() in (".csv", ".tsv")
-    return "csv" if is_table else name
+    why = f"text, and its name ends in {suffix}"
+    return Recognized(
+        name="csv",
+        title="a table of one column, or with line breaks in its cells",
+        why=why,
+        layout="file",
+        is_read=True,
+        way_out=CHECK,
+    )
+
+
+def _kind(path: Path) -> str:
+    return "parquet" if is_pattern(path) else recognize_source(path).name
