@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from ..errors import ConfigError
@@ -144,12 +146,29 @@ def check_samples(name: str, samples: int, ranks: int, num_workers: int) -> None
     )
 
 
-def split_evenly(samples: int, readers: int) -> list[int]:
-    """Samples of each reader as energon deals them out, largest first.
+def split_evenly(samples: int, ranks: int, workers: int) -> list[int]:
+    """Samples of each rank as energon deals them out.
+
+    All readers get as many; what is left over goes to one after the other, as far apart as it goes.
+
+    Args:
+        samples: of the split.
+        ranks: data-parallel.
+        workers: of each rank, 1 or more.
 
     Example:
-        >>> split_evenly(7, 3)
-        [3, 2, 2]
+        >>> split_evenly(9, ranks=3, workers=2)
+        [4, 3, 2]
     """
-    least, more = divmod(samples, readers)
-    return [least + 1] * more + [least] * (readers - more)
+    least, left_over = divmod(samples, ranks * workers)
+    lucky = [reader // workers for reader in _far_apart(range(ranks * workers))[:left_over]]
+    return [least * workers + lucky.count(rank) for rank in range(ranks)]
+
+
+def _far_apart(readers: Sequence[int]) -> list[int]:
+    """One of the first half, one of the second, each half in such an order itself."""
+    if len(readers) < 3:
+        return list(readers)
+    middle = len(readers) // 2
+    halves = _far_apart(readers[:middle]), _far_apart(readers[middle:])
+    return [reader for pair in zip_longest(*halves) for reader in pair if reader is not None]

@@ -14,6 +14,7 @@ from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.dataprep.reading_plan import plan_reading
 from neva_prep.dataprep.stream_commands import plan, trace
 from neva_prep.errors import ConfigError
+from neva_prep.loaders.ranks import split_evenly
 
 TURNS = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "I."}]
 
@@ -43,6 +44,30 @@ def test_plan_divides_samples_as_equally_as_they_go(dataset: Path) -> None:
     assert (found.steps_per_epoch, found.uneven_samples) == (3, 2)
     size = sum(path.stat().st_size for path in dataset.glob("*.tar"))
     assert found.megabytes_per_second == round(20 * size / 22 / 1e6, 3)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_shares_of_ranks_are_those_that_energon_deals(ranks: int, workers: int) -> None:
+    from megatron.energon import WorkerConfig
+    from megatron.energon.flavors.webdataset.sharder import Sharder
+
+    for samples in (ranks * workers, 57, 1000, 1001, 1013):
+        configs = [
+            WorkerConfig(rank=rank, world_size=ranks, num_workers=workers) for rank in range(ranks)
+        ]
+        bounds = [Sharder.split_samples_to_workers(0, samples, config) for config in configs]
+        assert split_evenly(samples, ranks, workers) == [b[-1] - b[0] for b in bounds], samples
+
+
+def test_plan_lets_readers_share_the_shards_of_a_validation_split(tmp_path: Path) -> None:
+    rows = [{"id": f"row-{number}", "conversations": TURNS} for number in range(40)]
+    (tmp_path / "source.json").write_text(json.dumps(rows))
+    options = ConvertOptions(split={"train": 0.5, "val": 0.5})
+    convert(tmp_path / "source.json", tmp_path, tmp_path / "shards", options)
+    for split, exit_code in (("val", 0), ("train", 1)):
+        arguments = [str(tmp_path / "shards"), "--gpus", "2", "--workers", "2", "--split", split]
+        assert CliRunner().invoke(plan, arguments).exit_code == exit_code, split
 
 
 def test_plan_refuses_more_readers_than_shards_with_numbers_that_would_work(dataset: Path) -> None:
