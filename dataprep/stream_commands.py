@@ -72,7 +72,9 @@ Examples:
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("keys", nargs=-1)
-@click.option("--log", type=click.Path(path_type=Path), help="JSONL with 'step' and '__keys__'.")
+@click.option(
+    "--log", type=click.Path(path_type=Path), help="JSONL: 'step', '__keys__', '__origins__'."
+)
 @click.option("--step", type=int, help="The step to look up in --log.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def trace(
@@ -85,7 +87,10 @@ def trace(
     if (log is None) != (step is None):
         raise click.UsageError("give --log and --step together")
     if log is not None and step is not None:
-        keys = (*keys, *keys_of_step(log, step))
+        found = keys_of_step(log, step, dataset)
+        keys = (*keys, *found.keys)
+        for name, count in found.others.items():
+            click.echo(plain_text(f"step {step}: {count} more samples are of {name}"), err=True)
     if not keys:
         raise click.UsageError("give KEYS, or --log and --step")
     rows = trace_keys(dataset, keys)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import msgspec
 
 from ..errors import ConfigError, RecordError
 from ..loaders.format import MANIFEST_FILE, read_manifest
+from ..loaders.remote import is_remote, name_of
+from ..loaders.remote_cache import cached_dataset
 from .look.open import open_looked
 
 SCHEMA_VERSION = 1
@@ -19,6 +23,16 @@ SCHEMA_VERSION = 1
 class _LogRow(msgspec.Struct):
     step: int
     keys: list[str] = msgspec.field(name="__keys__")
+    origins: str | list[str] = msgspec.field(name="__origins__", default="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepKeys:
+    """Samples of a step, of one dataset."""
+
+    keys: tuple[str, ...]
+    others: Mapping[str, int]
+    """Samples of each other dataset of a blend."""
 
 
 def trace_keys(dataset: str | os.PathLike[str], keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -58,29 +72,66 @@ def trace_keys(dataset: str | os.PathLike[str], keys: Sequence[str]) -> list[dic
     return rows
 
 
-def keys_of_step(log: Path, step: int) -> list[str]:
-    """The `__keys__` that a JSONL training log has for a step.
+def keys_of_step(log: Path, step: int, dataset: str | os.PathLike[str]) -> StepKeys:
+    """The `__keys__` that a JSONL training log has for a step, of one dataset.
+
+    Keys are unique within a dataset alone, so those of a blend are told apart by `__origins__`, the
+    batches' datasets; a log without them is of the dataset that is given.
 
     Raises:
         RecordError: the log cannot be read.
-        ConfigError: it has no such step.
+        ConfigError: it has no such step, or no sample of the dataset in it.
     """
-    keys: list[str] = []
+    samples = _samples_of_step(log, step)
+    if not samples:
+        raise ConfigError(
+            f"{log}: has no row for step {step} with '__keys__'; log each batch's __keys__, for "
+            'example {"step": 12, "__keys__": ["000000042"]}'
+        )
+    counts = Counter(origin for _, origin in samples)
+    own = _own(list(counts), dataset)
+    if own is None:
+        raise ConfigError(
+            f"{log}: step {step} has no sample of {name_of(dataset)}, but of "
+            f"{', '.join(sorted(counts))}; trace one of these"
+        )
+    keys = tuple(key for key, origin in samples if origin == own)
+    return StepKeys(keys=keys, others={name: n for name, n in counts.items() if name != own})
+
+
+def _samples_of_step(log: Path, step: int) -> list[tuple[str, str]]:
+    """Keys and their datasets."""
     decode = msgspec.json.Decoder(_LogRow).decode
     try:
         lines = log.read_bytes().splitlines()
     except OSError as error:
         raise RecordError(f"{log}: cannot be read: {error.strerror}; check the path") from error
+    samples: list[tuple[str, str]] = []
     for line in lines:
         try:
             row = decode(line)
         except msgspec.DecodeError:
             continue  # A log has other rows, too.
         if row.step == step:
-            keys += row.keys
-    if not keys:
-        raise ConfigError(
-            f"{log}: has no row for step {step} with '__keys__'; log each batch's __keys__, for "
-            'example {"step": 12, "__keys__": ["000000042"]}'
-        )
-    return keys
+            origins = row.origins
+            if isinstance(origins, str):
+                origins = [origins] * len(row.keys)
+            if len(origins) != len(row.keys):
+                raise RecordError(
+                    f"{log}: step {step}: has {len(row.keys)} '__keys__' and {len(origins)} "
+                    "'__origins__'; log both as a batch has them"
+                )
+            samples += zip(row.keys, origins, strict=True)
+    return samples
+
+
+def _own(origins: Sequence[str], dataset: str | os.PathLike[str]) -> str | None:
+    """Under which name a log knows a dataset, which may lie elsewhere by now."""
+    if origins == [""]:
+        return ""
+    here = (cached_dataset(dataset) if is_remote(dataset) else Path(dataset)).resolve()
+    for name in origins:
+        if name and Path(name).resolve() == here:
+            return name
+    moved = [name for name in origins if name and Path(name).name == here.name]
+    return moved[0] if len(moved) == 1 else None

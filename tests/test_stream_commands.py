@@ -98,6 +98,42 @@ def test_trace_leads_to_the_record_and_its_bytes(dataset: Path, tmp_path: Path) 
         assert tar.getmember("000000006.json").offset == rows[1]["offset"]
 
 
+def test_trace_of_a_blend_keeps_to_the_samples_of_the_dataset(
+    dataset: Path, tmp_path: Path
+) -> None:
+    """Datasets that were converted have the same keys, for other records."""
+    from loader_help import module
+
+    rows = [{"id": f"other-{i}", "conversations": TURNS} for i in range(23)]
+    (tmp_path / "other.json").write_text(json.dumps(rows))
+    other = tmp_path / "other"
+    convert(tmp_path / "other.json", tmp_path, other, ConvertOptions(shard_count=3))
+    data = module({str(dataset): 1, str(other): 1})
+    log = tmp_path / "log.jsonl"
+    with log.open("w") as file:
+        for _, batch in zip(range(8), data.train_dataloader(), strict=False):
+            row = {"step": 3} | {name: batch[name] for name in ("__keys__", "__origins__")}
+            file.write(json.dumps(row) + "\n")
+    data.close()
+    ids = {}
+    for path, begins in ((dataset, "row-"), (other, "other-")):
+        result = CliRunner().invoke(trace, [str(path), "--log", str(log), "--step", "3", "--json"])
+        assert result.exit_code == 0, result.output
+        ids[path] = [row["id"] for row in json.loads(result.stdout)["samples"]]
+        assert ids[path] and all(name.startswith(begins) for name in ids[path])
+    assert f"{len(ids[dataset])} more samples are of {dataset}" in result.stderr
+    samples = sum(len(json.loads(line)["__keys__"]) for line in log.read_text().splitlines())
+    assert sum(map(len, ids.values())) == samples
+    # A dataset that was moved is known by its name; one that was not read is refused.
+    (tmp_path / "new").mkdir()
+    moved = dataset.rename(tmp_path / "new" / dataset.name)
+    result = CliRunner().invoke(trace, [str(moved), "--log", str(log), "--step", "3", "--json"])
+    assert [row["id"] for row in json.loads(result.stdout)["samples"]] == ids[dataset]
+    third = moved.rename(tmp_path / "third")
+    result = CliRunner().invoke(trace, [str(third), "--log", str(log), "--step", "3"])
+    assert isinstance(result.exception, ConfigError) and str(other) in str(result.exception)
+
+
 def test_trace_says_when_a_key_or_a_step_is_not_there(dataset: Path, tmp_path: Path) -> None:
     assert isinstance(CliRunner().invoke(trace, [str(dataset), "5"]).exception, ConfigError)
     (tmp_path / "log.jsonl").write_text('{"step": 1, "__keys__": ["0"]}\n')

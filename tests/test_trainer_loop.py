@@ -142,10 +142,9 @@ def test_the_pages_script_runs_with_energon_data(tmp_path: Path, lesson: Path) -
     )
     leave_ranks()
     assert vlm.finetune(finetune).step == 2
-    found = trace_keys(
-        lesson / "shards",
-        keys_of_step(tmp_path / "llava15_7b_finetune/train.jsonl", 2),
-    )
+    log = tmp_path / "llava15_7b_finetune/train.jsonl"
+    found = trace_keys(lesson / "shards", keys_of_step(log, 2, lesson / "shards").keys)
+    assert read_log(log.parent)[0]["__origins__"] == str(lesson / "shards")
     assert len(found) == 4
     assert all(row["images"][0].endswith(".jpg") for row in found)
 
@@ -253,6 +252,7 @@ def step_row(step: int = 1200) -> StepRow:
         memory_bytes=6_100_000_000,
         mfu=0.38,
         keys=["000000042"],
+        origins=["shards"],
     )
 
 
@@ -263,6 +263,8 @@ def test_a_line_has_what_people_look_for() -> None:
         "MFU 38%  fill 90%  waited 2%  6.1 GB"
     )
     assert row.to_dict()["__keys__"] == ["000000042"]
+    assert row.to_dict()["__origins__"] == "shards"
+    assert replace(row, origins=["a", "b"]).to_dict()["__origins__"] == ["a", "b"]
 
 
 def test_tensorboard_has_each_step_once_also_after_a_resume(tmp_path: Path) -> None:

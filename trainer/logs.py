@@ -37,11 +37,18 @@ class StepRow:
     """Share of the GPU's peak; None where that is not known."""
     keys: list[str]
     """Of the samples of all ranks; `neva-prep trace` finds them."""
+    origins: list[str]
+    """Their datasets."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For the log."""
-        content = {name: getattr(self, name) for name in self.__slots__ if name != "keys"}
-        return content | {"__keys__": self.keys}
+        """For the log; of samples of one dataset, its name comes once."""
+        names = [name for name in self.__slots__ if name not in ("keys", "origins")]
+        content = {name: getattr(self, name) for name in names}
+        one = len(set(self.origins)) == 1
+        return content | {
+            "__keys__": self.keys,
+            "__origins__": self.origins[0] if one else self.origins,
+        }
 
     def line(self, max_steps: int) -> str:
         """For a terminal."""

@@ -199,10 +199,10 @@ def _step(run: _Run, step: int, watch: Watch | None) -> float:
         result = train_step(run.training, watch, **run.numbers())
     seconds = time.perf_counter() - started
     seen = watch.take() if watch is not None else None
-    keys = _all_keys(seen)
+    samples = _all_samples(seen)
     row = None
     if seen is not None:
-        row = _row(run, step, lr, result, seen, keys, seconds)
+        row = _row(run, step, lr, result, seen, samples, seconds)
         run.log.step(row)
     if run.profile is not None:
         for line in run.profile.after(step, row):
@@ -223,7 +223,7 @@ def _row(
     lr: float,
     result: StepResult,
     seen: Seen,
-    keys: list[str],
+    samples: list[tuple[str, str]],
     seconds: float,
 ) -> StepRow:
     encoder = run.recipe.data.settings.encoder
@@ -243,7 +243,8 @@ def _row(
         data_wait=seen.wait_seconds / seconds,
         memory_bytes=_memory(),
         mfu=_mfu(run.training, seen, seconds),
-        keys=keys,
+        keys=[key for key, _ in samples],
+        origins=[origin for _, origin in samples],
     )
 
 
@@ -278,16 +279,17 @@ def _save(run: _Run, step: int) -> int:
     return step
 
 
-def _all_keys(seen: Seen | None) -> list[str]:
-    """Keys of all data-parallel ranks, on the ranks that read."""
+def _all_samples(seen: Seen | None) -> list[tuple[str, str]]:
+    """Key and dataset of those of all data-parallel ranks, on the ranks that read."""
     from megatron.core import parallel_state
 
+    own = list(zip(seen.keys, seen.origins, strict=True)) if seen else []
     if seen is None or _data_parallel_size() == 1:
-        return seen.keys if seen else []
-    gathered: list[list[str]] = [[] for _ in range(_data_parallel_size())]
+        return own
+    gathered: list[list[tuple[str, str]]] = [[] for _ in range(_data_parallel_size())]
     group = parallel_state.get_data_parallel_group()
-    torch.distributed.all_gather_object(gathered, seen.keys, group=group)
-    return [key for keys in gathered for key in keys]
+    torch.distributed.all_gather_object(gathered, own, group=group)
+    return [sample for samples in gathered for sample in samples]
 
 
 def _data_parallel_size() -> int:

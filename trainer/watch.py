@@ -17,6 +17,9 @@ class Seen:
     """What one step read on this data-parallel rank."""
 
     keys: list[str] = field(default_factory=list)
+    """Of the samples."""
+    origins: list[str] = field(default_factory=list)
+    """Their datasets."""
     wait_seconds: float = 0.0
     """Spent waiting for the loader."""
     rows: int = 0
@@ -46,6 +49,7 @@ class Watch:
         seen = self._seen
         seen.wait_seconds += time.perf_counter() - start
         seen.keys += batch["__keys__"]
+        seen.origins += batch["__origins__"]
         seen.rows += len(batch["tokens"])
         seen.tiles += len(batch["media"])
         lengths = sample_lengths(batch)
