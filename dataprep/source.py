@@ -17,6 +17,7 @@ import msgspec
 import xxhash
 
 from ..errors import RecordError
+from ..loaders.format import INFO_FILE, MANIFEST_FILE
 from .json_object import start_of_field
 from .readers.form import LLAVA, ReadRecord, reader_of
 
@@ -117,6 +118,8 @@ def open_source(
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise RecordError(f"{path}: is no regular file; save what the pipe gives, and convert that")
+    if path.is_dir():
+        raise RecordError(f"{path}: {_why_no_folder(path)}")
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -301,6 +304,18 @@ def _raw_lengths(text: str) -> tuple[list[int], json.JSONDecodeError]:
         if not gap:
             return lengths, json.JSONDecodeError("no ','", text, end)
         at = gap.end()
+
+
+def _why_no_folder(path: Path) -> str:
+    if any((path / name).exists() for name in (INFO_FILE, MANIFEST_FILE)):
+        return (
+            "is a dataset already; give the source that it was made of, or look at it with "
+            "`neva-prep inspect`"
+        )
+    return (
+        "is a folder without tables or tars; give the file that has the records, and the folder "
+        "of its images as --images"
+    )
 
 
 def _skip_space(data: mmap.mmap, at: int) -> int:

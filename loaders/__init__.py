@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .config import MultiModalSampleConfig as MultiModalSampleConfig
     from .config import VideoToken as VideoToken
     from .data_module import EnergonMultiModalDataModule as EnergonMultiModalDataModule
-    from .encoders import TextRules as TextRules
     from .fit_image import process_image as process_image
     from .image_config import ImageConfig as ImageConfig
     from .lazy import ImageDataConfig as ImageDataConfig
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from .skips import SkipReport as SkipReport
     from .stream import open_dataset as open_dataset
     from .task_encoder import MultiModalTaskEncoder as MultiModalTaskEncoder
+    from .text_rules import TextRules as TextRules
 
 _HOME = {
     "BaseConversationTemplateConfig": "..templates.config",
@@ -50,7 +50,7 @@ _HOME = {
     "PackedSeqParams": ".batch",
     "PixelReader": ".pixel_reader",
     "SkipReport": ".skips",
-    "TextRules": ".encoders",
+    "TextRules": ".text_rules",
     "VideoToken": ".config",
     "make_pixel_reader": ".pixel_reader",
     "normalize": ".pixel_values",

@@ -12,13 +12,13 @@ from megatron.energon import Sample, WorkerConfig, edataclass
 from ..errors import ConfigError
 from ..templates.sample import TokenizedSample
 from .blend import Blend
-from .encoders import TextRules
 from .energon_loader import StartMethod
 from .image_config import Output
 from .indexed import IndexedFactory
 from .prepared import EncodedText
 from .stream_module import StreamDataModule, StreamSettings, read_configs
 from .task_encoder import MultiModalTaskEncoder
+from .text_rules import TextRules
 
 _SEED = 42
 """NeMo's: sample i is drawn with the seed 42 + i."""

@@ -12,10 +12,11 @@ import torch
 
 from ..errors import ConfigError, PackError
 from .encoded import EncodedSample, RowConfig, length
-from .encoders import ENCODERS, TextRules
+from .encoders import ENCODERS
 from .packer import Packer
 from .prepared import EncodedText, PreparedSample, ReadySample
 from .read_image import ImageReader, count_tiles, read_images
+from .text_rules import TextRules
 
 SampleEncoder = Callable[[Any, TextRules], EncodedText]
 """Makes tokens of one type of sample; raises a NevaPrepError for a bad one."""

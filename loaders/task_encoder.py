@@ -32,7 +32,6 @@ from .collate import collate_pack, collate_padded
 from .config import MultiModalSampleConfig
 from .encoded import RowConfig
 from .encoder_settings import check_choices, check_packs
-from .encoders import TextRules
 from .pack import build_pack
 from .packer import Packer
 from .pixel_reader import make_pixel_reader
@@ -48,6 +47,7 @@ from .prepared import PackedSample, PreparedSample, ReadySample
 from .read_image import ImageReader
 from .sample import FailedSample, cook_or_fail
 from .skips import Note, Tally
+from .text_rules import TextRules
 from .transfer import Parcel, pack_up
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import ConfigError
 from .library import NEMO_SYSTEM, source_of
 from .reader import tokenizer_of
 from .render import ConversationTemplate
@@ -57,7 +58,7 @@ def resolve_template(
         tokenizer: of transformers, or a processor that has one; it is not changed.
 
     Raises:
-        ValueError: neither has a chat template.
+        ConfigError: neither has a chat template.
     """
     if config is not None and config.chat_template:
         return ConversationTemplate(
@@ -70,8 +71,9 @@ def resolve_template(
         )
     own = _own_template(tokenizer)
     if not own:
-        raise ValueError(
-            f"neither the config nor {type(tokenizer).__name__} has a chat template; give one as "
+        owner = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        raise ConfigError(
+            f"{owner}: neither the config nor this tokenizer has a chat template; give one as "
             "chat_template, or name one of `neva-prep templates`"
         )
     return ConversationTemplate(

@@ -49,7 +49,7 @@ def pick_template(name: str | None, processor: Any) -> ConversationTemplate:
     if name is None:
         try:
             return resolve_template(None, processor)
-        except ValueError as error:
+        except ConfigError as error:
             owner = getattr(processor, "name_or_path", "") or type(processor).__name__
             raise ConfigError(
                 f"{owner}: this tokenizer has no chat template of its own; give --template NAME, "
@@ -71,17 +71,11 @@ def warn_of_pieces(template: ConversationTemplate, processor: Any) -> None:
     """Say on stderr that a template ends answers with what the tokenizer only spells out."""
     import click
 
-    from .lookalikes import spelled_out
-    from .reader import tokenizer_of
+    from .lookalikes import stop_in_pieces
 
-    tokenizer = tokenizer_of(processor)
-    if tags := spelled_out(template, tokenizer):
-        click.echo(
-            f"template {template.name!r} ends answers with {', '.join(tags)}, for which this "
-            f"{type(tokenizer).__name__} has no token: the model would learn to spell it in "
-            "pieces. Give --template one of this model's (see `neva-prep templates`)",
-            err=True,
-        )
+    if finding := stop_in_pieces(template, processor):
+        way = "Give --template one of this model's (see `neva-prep templates`)"
+        click.echo(f"{finding}. {way}", err=True)
 
 
 def read_conversations(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:

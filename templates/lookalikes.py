@@ -12,6 +12,7 @@ from ..errors import TemplateError
 from . import sandbox
 from .marks import Specials
 from .messages import Message
+from .reader import tokenizer_of
 from .render import ConversationTemplate
 from .rendered import Rendered
 from .show import all_text
@@ -85,6 +86,18 @@ def spelled_out(template: ConversationTemplate, tokenizer: Any) -> tuple[str, ..
         tag
         for tag in dict.fromkeys(tags)
         if tag not in named and tokenizer.convert_tokens_to_ids(tag) in missing
+    )
+
+
+def stop_in_pieces(template: ConversationTemplate, processor: Any) -> str:
+    """The finding that a template is of another model; empty where its stops are tokens."""
+    tokenizer = tokenizer_of(processor)
+    tags = spelled_out(template, tokenizer)
+    if not tags:
+        return ""
+    return (
+        f"template {template.name!r} ends answers with {', '.join(tags)}, for which this "
+        f"{type(tokenizer).__name__} has no token: the model would learn to spell it in pieces"
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from convert_help import convert_in, make_source, record, run_cli, text_record
 
+from neva_prep.dataprep.convert import convert
+from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.errors import RecordError
 
 GOOD = json.dumps(record("a")).encode()
@@ -67,7 +69,11 @@ def test_broken_file_is_refused_with_its_byte_and_leaves_no_dataset(
 def test_missing_source_folder_and_pipe_are_refused_at_once(tmp_path: Path) -> None:
     make_source(tmp_path, [record("a")])
     os.mkfifo(tmp_path / "pipe")
-    says = {"gone.json": "No such file", "images": "Is a directory", "pipe": "no regular file"}
+    says = {
+        "gone.json": "No such file",
+        "images": "give the file that has the records",
+        "pipe": "no regular file",
+    }
     for name, what in says.items():
         done = run_cli("convert", tmp_path / name, "--out", tmp_path / "out", timeout=30)
         assert done.returncode == 3, done.stderr
@@ -130,3 +136,11 @@ def test_the_same_records_give_the_same_samples_in_every_layout(tmp_path: Path) 
         converted = convert_in(tmp_path / str(number), content)
         stored.append((converted.records, [row["record"] for row in converted.rows]))
     assert stored[0] == stored[1] == stored[2]
+
+
+def test_a_dataset_given_as_source_is_named_as_one(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    (tmp_path / "s.json").write_text(json.dumps([{"id": "1", "conversations": turns}]))
+    convert(tmp_path / "s.json", tmp_path, tmp_path / "out", ConvertOptions())
+    with pytest.raises(RecordError, match="is a dataset already; give the source"):
+        convert(tmp_path / "out", tmp_path, tmp_path / "again", ConvertOptions())

@@ -39,6 +39,7 @@ from neva_prep.loaders.dataset_kind import known_loader_text
 from neva_prep.loaders.encoders import ENCODERS
 from neva_prep.loaders.sample import ConversationSample
 from neva_prep.templates import encode_conversation
+from neva_prep.templates.library import get_template
 
 KEYS: dict[str, Any] = {"__key__": "k", "__restore_key__": (), "__subflavors__": {}}
 SYSTEM = (
@@ -301,7 +302,7 @@ def test_a_missing_template_is_an_error_only_for_conversations() -> None:
     config = MultiModalSampleConfig(conversation_template_config=None)
     bare = TextRules(tokenizer=tokenizer(), config=config)
     assert getattr(tokenizer(), "chat_template", None) is None, "the test needs one without"
-    with pytest.raises(ValueError, match="has a chat template"):
+    with pytest.raises(ConfigError, match="has a chat template"):
         ENCODERS["VQASample"](VQASample(**KEYS, image=A, context="q", answers="a"), bare)
     row = InterleavedSample(**KEYS, sequence=["a", A])
     assert spell(ENCODERS["InterleavedSample"](row, bare).text.tokens) == "<s> a[image]"
@@ -537,3 +538,18 @@ def test_a_sample_may_fill_a_row_to_its_last_position() -> None:
 
     with pytest.raises(SkipSample):
         encoder(seq_length=size - 1).preencode_sample(sample)
+
+
+def test_a_template_of_another_model_is_told_where_its_stop_would_be_spelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """ChatML with a Llama tokenizer trains `<|im_end|>` in pieces, and serving never stops."""
+    for name, said in (("chatml", True), ("vicuna_v1", False)):
+        caplog.clear()
+        config, template = MultiModalSampleConfig(), get_template(name)
+        rules = TextRules(tokenizer=tokenizer(), config=config, named_template=template)
+        for _ in range(2):
+            ENCODERS["VQASample"](VQASample(**KEYS, image=A, context="q", answers="a"), rules)
+        found = [record.getMessage() for record in caplog.records]
+        assert len(found) == said
+        assert not said or "'chatml' ends answers with <|im_end|>" in found[0]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_templates_tokenizers import byte_level, sentencepiece
 
-from neva_prep.errors import TemplateError
+from neva_prep.errors import ConfigError, TemplateError
 from neva_prep.templates import (
     BaseConversationTemplateConfig,
     ImageToken,
@@ -51,9 +51,9 @@ def test_the_config_comes_before_the_tokenizer_before_an_error() -> None:
     for unset in (None, ""):
         own = resolve_template(replace(config, chat_template=unset), WithTemplate())
         assert own.render(HI[:1]).text == "user=Hi;"
-        with pytest.raises(ValueError, match="chat template"):
+        with pytest.raises(ConfigError, match="chat template"):
             resolve_template(replace(config, chat_template=unset), sentencepiece())
-    with pytest.raises(ValueError, match="chat template"):
+    with pytest.raises(ConfigError, match="chat template"):
         encode_conversation(HI, tokenizer=sentencepiece())
 
 

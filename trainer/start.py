@@ -103,7 +103,10 @@ def restored_checkpoint(path: str) -> Path:
             return folder
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"resume.restore_config.path={path}: no such folder; correct the path")
+        raise ConfigError(
+            f"{path}: no such folder, for a checkpoint or a run (resume.restore_config.path); "
+            "correct the path"
+        )
     of_run = checkpoints_of(folder)
     return of_run[-1] if of_run else folder
 

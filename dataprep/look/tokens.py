@@ -14,9 +14,9 @@ import numpy as np
 
 from ...errors import NevaPrepError
 from ...loaders.encoded import EncodedSample, RowConfig, expanded_sizes, shift
-from ...loaders.encoders import TextRules
 from ...loaders.prepared import EncodedText
 from ...loaders.sample import ConversationSample, FailedSample
+from ...loaders.text_rules import TextRules
 from ...templates.messages import read_messages
 from ...templates.reader import tokenizer_of
 from ...templates.render import ConversationTemplate
