@@ -279,6 +279,44 @@ def test_progress_ends_where_the_data_ends(tmp_path: Path) -> None:
     assert calls[-1][0] == calls[-1][1] == sum(p.stat().st_size for p in dataset.glob("*.tar"))
 
 
+# Forms of sources: name of the file -> its records, in each the same question, answer and image.
+FORMS: dict[str, Any] = {
+    "messages.jsonl": [
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": "good.jpg"}, "Why?"]},
+                {"role": "assistant", "content": "So."},
+            ]
+        }
+    ],
+    "pairs.jsonl": [
+        {"image": "good.jpg", "conversation": [{"human": "<image>Why?", "assistant": "So."}]}
+    ],
+    "vqa.jsonl": [{"img_id": "good.jpg", "question": "Why?", "answer": "So."}],
+    "query.jsonl": [{"images": ["good.jpg"], "query": "Why?", "response": "So."}],
+    "table.tsv": "image\tquestion\tanswer\n" + "good.jpg\tWhy?\tSo.\n" * 3,
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_most_frequent_texts_are_told_of_sources_in_any_form(
+    tmp_path: Path, name: str, workers: int
+) -> None:
+    make_source(tmp_path, [])
+    source, given = tmp_path / name, FORMS[name]
+    lines = given if isinstance(given, str) else "\n".join(map(json.dumps, given * 3))
+    source.write_text(f"{lines}\n")
+    found = stats(source, images=tmp_path / "images", workers=workers)
+    told = [
+        (use.text.strip(), use.count)
+        for frequent in (found.questions, found.answers, found.image_files)
+        for use in frequent.top
+    ]
+    assert told == [("Why?", 3), ("So.", 3), ("good.jpg", 3)]
+    assert found.num_bytes == source.stat().st_size
+
+
 DATA = shared("data")
 
 

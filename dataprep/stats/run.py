@@ -26,6 +26,7 @@ from ..readers.open import look_into
 from ..source import Source
 from ..spool import named
 from ..stores.store import ImageStore
+from ..stores.table_files import is_pattern, table_files
 from .count import PartCounts, count_items
 from .pool import processes
 from .read_dataset import DatasetReader, DatasetTask, dataset_tasks
@@ -88,7 +89,7 @@ def stats(
                 counts.merge(part)
                 done += num_bytes
                 if progress is not None:
-                    progress(done, job.origin.num_bytes)
+                    progress(done, job.num_bytes)
             if not counts.record_bytes.total:
                 raise _nothing_counted(job.origin, counts)
             if counts.tokens is not None and not counts.tokens.text.total:
@@ -118,6 +119,11 @@ class _Job:
     folder: ImageStore | None = None
     dataset: TrustedDataset | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all tasks."""
+        return self.origin.num_bytes if self.source is None else len(self.source.data)
+
     def tasks(self) -> Iterator[SourceTask | DatasetTask]:
         if self.source is not None:
             return source_tasks(self.source)
@@ -139,9 +145,10 @@ def _open(
         origin = Origin(
             path=path,
             kind="source",
-            num_bytes=len(source.data),
-            files={0: path.name},
+            num_bytes=_source_size(path),
+            files={},
             has_looked=folder is not None,
+            source=source,
         )
         return _Job(origin=origin, tokenizing=tokenizing, source=source, folder=folder)
     if images is not None:
@@ -149,6 +156,14 @@ def _open(
     refuse_blend(path)
     dataset, _ = check_typed_dataset(path)
     return _Job(origin=_dataset_origin(dataset, split), tokenizing=tokenizing, dataset=dataset)
+
+
+def _source_size(path: Path) -> int:
+    """Bytes of a source's files, whatever was made of them to read them."""
+    if is_pattern(path):
+        return sum(file.stat().st_size for file in table_files(path).values())
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _dataset_origin(dataset: TrustedDataset, split: str | None) -> Origin:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..source import Source
 from .count import PartCounts
 from .forecast import forecast
-from .lookup import answers_of, find_text, image_paths_of, questions_of
+from .lookup import (
+    Told,
+    answers_of,
+    find_text,
+    image_paths_of,
+    questions_of,
+    told_by_shard,
+    told_by_source,
+)
 from .read_dataset import SHARD_BITS
 from .result import (
     DatasetStats,
@@ -40,18 +50,21 @@ class Origin:
     kind: str
     num_bytes: int
     files: Mapping[int, str]
-    """Number in a place -> name of the file, in the dataset; of a source, number 0."""
+    """Number in a place -> name of the shard; empty for a source."""
     has_looked: bool
     """Whether images were looked at, now or by convert."""
+    source: Source | None = None
+    """None for a dataset."""
     split: str | None = None
     splits: Mapping[str, int] = field(default_factory=dict)
     quarantined: Mapping[str, int] = field(default_factory=dict)
 
-    def locate(self, place: int) -> tuple[Path, int]:
-        """File and offset of a record's JSON."""
-        if self.kind == "source":
-            return self.path, place
-        return self.path / self.files[place >> SHARD_BITS], place & ((1 << SHARD_BITS) - 1)
+    def read(self, place: int) -> Told:
+        """What the record at a place says; raises what `told_by_source` or `told_by_shard` does."""
+        if self.source is not None:
+            return told_by_source(self.source, place)
+        shard = self.path / self.files[place >> SHARD_BITS]
+        return told_by_shard(shard, place & ((1 << SHARD_BITS) - 1))
 
 
 def summarize(
@@ -73,7 +86,7 @@ def summarize(
         run: like `map`; may work in several processes.
     """
 
-    def frequent(tally: Tally, texts_of: Callable[[Any], Iterable[str]]) -> Frequent:
+    def frequent(tally: Tally, texts_of: Callable[[Told], Iterable[str]]) -> Frequent:
         return _frequent(tally, texts_of, origin, top)
 
     images = _sure(spread_of(counts.images))
@@ -117,11 +130,11 @@ def summarize(
 
 
 def _frequent(
-    tally: Tally, texts_of: Callable[[Any], Iterable[str]], origin: Origin, top: int
+    tally: Tally, texts_of: Callable[[Told], Iterable[str]], origin: Origin, top: int
 ) -> Frequent:
     uses = []
     for number, count, place in tally.most_frequent(top):
-        text = find_text(*origin.locate(place), number, texts_of)
+        text = find_text(partial(origin.read, place), number, texts_of)
         uses.append(Use(_GONE if text is None else text[:MAX_TEXT_CHARS], count))
     return Frequent(
         total=tally.total,
