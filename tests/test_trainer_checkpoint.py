@@ -232,6 +232,24 @@ def test_layouts_can_change_between_runs(folder: Path, whole: Job) -> None:
         run_here(alone)
 
 
+def test_a_stage_of_which_nothing_is_trained_saves_and_goes_on(folder: Path) -> None:
+    """As of a pretraining in a pipeline, whose last stage has frozen layers alone."""
+    stages = job(
+        folder,
+        "stages",
+        trainer__max_steps=2,
+        log__ckpt__every_n_train_steps=1,
+        trainer__strategy__pipeline_model_parallel_size=2,
+        optim__use_distributed_optimizer=True,
+        model__config__freeze_language_model=True,
+        model__config__freeze_vision_model=True,
+    )
+    run_elsewhere([stages], ranks=2)
+    again = copy_until(stages, "stages-again", 1)
+    run_elsewhere([again], ranks=2)
+    assert rows(again) == rows(stages)
+
+
 def test_another_model_is_refused(folder: Path, whole: Job) -> None:
     other = copy_until(whole, "other", 3)
     changed = {"model.config.language_transformer_config.ffn_hidden_size": 96}

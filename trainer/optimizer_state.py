@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .build import Training
 from .optimizer import parts_with_weights, set_groups, set_learning_rate
+from .ranks import device
 
 
 def sharded_weights(training: Training) -> dict[str, Any]:
@@ -29,9 +32,10 @@ def sharded_optimizer(
         weights: what `sharded_weights` gave.
         loading: to be loaded, not to be saved.
     """
-    state = training.optimizer.sharded_state_dict(
-        dict(weights), is_loading=loading, metadata=_metadata()
-    )
+    with _steps_everywhere(training):
+        state = training.optimizer.sharded_state_dict(
+            dict(weights), is_loading=loading, metadata=_metadata()
+        )
     return {"optimizer": state}
 
 
@@ -78,6 +82,30 @@ def _metadata() -> dict[str, Any]:
         "singleton_local_shards": False,
         "chained_optim_avoid_prefix": True,
     }
+
+
+@contextmanager
+def _steps_everywhere(training: Training) -> Iterator[None]:
+    """Have a count of steps where a rank holds no moments, as a stage of which nothing is trained.
+
+    megatron-core's distributed optimizer reads the count from the moments, and saves that of rank
+    0. All ranks call it.
+    """
+    if not training.settings.use_distributed_optimizer:
+        yield
+        return
+    states = [part.optimizer.state for part in parts_with_weights(training.optimizer)]
+    steps = [float(moments["step"]) for state in states for moments in state.values()]
+    last = torch.tensor(max(steps, default=0.0), device=device())
+    torch.distributed.all_reduce(last, torch.distributed.ReduceOp.MAX)
+    empty = [state for state in states if not state]
+    for state in empty:
+        state["none"] = {"step": last.cpu()}
+    try:
+        yield
+    finally:
+        for state in empty:
+            del state["none"]
 
 
 @contextmanager
