@@ -7,13 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import html5lib
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from convert_help import make_source, record, run_cli, text_record, turns
-from handmade import write_dataset, write_source
+from handmade import picture, write_dataset, write_source
 from loader_help import tokenizer
 
+from neva_prep.dataprep.doctor.command import doctor
+from neva_prep.dataprep.look.explain_command import explain
 from neva_prep.dataprep.stats import stats
 from neva_prep.dataprep.stats.command import stats as command
 from neva_prep.dataprep.stats.page import render_page
@@ -140,3 +145,21 @@ def test_the_command_writes_a_page_and_tells_the_rest(tmp_path: Path) -> None:
 def test_options_about_tokens_need_a_tokenizer(tmp_path: Path) -> None:
     done = run_cli("stats", write_source(tmp_path)[0], "--template", "v1")
     assert done.returncode == 2 and "give --tokenizer too" in done.stderr
+
+
+@pytest.mark.parametrize("look", [command, doctor, explain])
+def test_files_of_a_pattern_are_one_source(tmp_path: Path, look: click.Command) -> None:
+    rows = {"image": [{"bytes": picture(), "path": None}], "question": ["Why?"], "answer": ["So."]}
+    for number in range(2):
+        pq.write_table(pa.table(rows), tmp_path / f"train-{number}.parquet")
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    options = {
+        command: ["--workers=1"],
+        doctor: ["--workers=1"],
+        explain: [f"--tokenizer={tmp_path / 'tokenizer'}", "--template=v1", "--index=1"],
+    }[look]
+    done = CliRunner().invoke(look, [str(tmp_path / "train-*.parquet"), *options, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    counted = {command: "seen", doctor: "records", explain: ""}[look]
+    assert found[counted] == 2 if counted else found["tokens"]

@@ -20,6 +20,7 @@ from ..readers.open_json import open_json
 from ..readers.record import load_json
 from ..source import Span
 from ..sources import Part, read_meta
+from ..stores.table_files import is_pattern, table_files
 from ..watch import Watch
 from .advice import advise
 from .container import judge_container, refuse_fix
@@ -68,7 +69,9 @@ def doctor(
     options = replace(options or ConvertOptions(), dry_run=True, placeholder="reject")
     watch, path = watch or Watch(), Path(source)
     lying = os.fspath(path.parent if images is None else images)
-    report = DoctorReport(source=os.fspath(source), images=lying, form=recognize_source(path))
+    # Of a pattern, what its first file is.
+    first = next(iter(table_files(path).values())) if is_pattern(path) else path
+    report = DoctorReport(source=os.fspath(source), images=lying, form=recognize_source(first))
     try:
         if not report.is_json:
             refuse_fix(report, fix)

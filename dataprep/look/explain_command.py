@@ -16,7 +16,7 @@ Examples:
   neva-prep explain llava.json --template my.jinja --tokenizer vicuna-7b/ --json
 """
 )
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option("--template", "template_name", help="Name, or a .jinja file.  [default: tokenizer's]")
 @click.option("--tokenizer", "folder", required=True, help="Folder of the tokenizer.")
 @click.option("--id", "identity", help="Id of the record; found by reading through the records.")

@@ -74,11 +74,12 @@ def stats(
     from ...loaders.remote import is_remote
     from ...templates.out_file import check_out_file, write_out_file
     from ..progress import BytesBar, stderr_console
+    from ..stores.table_files import is_pattern
     from .page import BEGINS, render_page
     from .run import stats as run
     from .show import show_stats
 
-    if not path.exists() and not is_remote(path):
+    if not path.exists() and not is_remote(path) and not is_pattern(path):
         raise click.UsageError(f"{path} does not exist")
     if html is not None:
         check_out_file("--html", html, given=[path], begins=BEGINS.encode())
