@@ -37,7 +37,15 @@ _UNSUPPORTED = {
     "fan_in_fan_out": "transposed weights",
     "trainable_token_indices": "trained tokens",
     "layer_replication": "repeated layers",
+    "alora_invocation_tokens": "tokens that switch it on",
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "BD-LoRA",
+    "arrow_config": "a choice among adapters",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
 }
+_KEEPS_WEIGHTS = ("gaussian", "eva", "orthogonal")
+"""Ways in which adapters begin; the others, as PiSSA, take what they begin as from the weights."""
 _BEHIND_FEATURES = ("vision_tower.post_layernorm.", "vision_tower.head.")
 _LORA = re.compile(r"(.+)\.lora_(A|B)\.weight")
 
@@ -174,6 +182,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     more = [what for name, what in _UNSUPPORTED.items() if settings.get(name)]
     if settings.get("bias", "none") != "none":
         more.append("biases")
+    start = settings.get("init_lora_weights", True)
+    if not isinstance(start, bool) and start not in _KEEPS_WEIGHTS:
+        more.append(f"changes to the model's own weights (init_lora_weights={start!r})")
     if kind != "LORA" or more:
         raise ConfigError(
             f"{path}: has {', '.join(more) or kind}, and only plain LoRA can be read; merge the "

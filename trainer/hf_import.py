@@ -120,6 +120,8 @@ def _import_neva(
             compute=ComputeConfig(precision=precision, initialize=False)
         )
         used = load_hf_weights(module, weights)
+        if config.language_transformer_config.share_embeddings_and_output_weights:
+            used |= _tied_output(weights)
         save_weights([module], weights_folder(part))
     files = hf_files(part)
     files.mkdir(parents=True)
@@ -194,6 +196,25 @@ def _source_precision(settings: dict[str, Any], weights: WeightFolder) -> Precis
         kinds = weights.kinds()
         stored = max(kinds, key=kinds.__getitem__, default="")
     return "fp32" if str(stored).endswith(("float32", "F32")) else "bf16"
+
+
+def _tied_output(weights: WeightFolder) -> frozenset[str]:
+    """The output layer that a folder with tied embeddings has beside them, which must be they.
+
+    transformers would take one that differs; kept for the export, it would be that of before the
+    training.
+    """
+    import torch
+
+    output, words = "lm_head.weight", "language_model.embed_tokens.weight"
+    if output not in weights.names():
+        return frozenset()
+    if not torch.equal(weights.read(output), weights.read(words)):
+        raise ConfigError(
+            f"{weights.folder}: tie_word_embeddings=true, and lm_head.weight is not embed_tokens; "
+            "set it to false, in config.json and its text_config, to take both"
+        )
+    return frozenset({output})
 
 
 def _keep_unused(weights: WeightFolder, used: frozenset[str], files: Path) -> None:

@@ -46,7 +46,8 @@ def language_from_hf(settings: dict[str, Any], source: str) -> LanguageConfig:
         add_qkv_bias=family == "qwen2",
         share_embeddings_and_output_weights=bool(settings.get("tie_word_embeddings")),
         rotary_base=rope["rope_theta"],
-        rotary_percent=rope.get("partial_rotary_factor", 1.0),
+        # Hugging Face's other families rotate whole heads, whatever their settings say.
+        rotary_percent=rope.get("partial_rotary_factor", 1.0) if nemotron else 1.0,
         rope_scaling=_scaling(rope, source),
         window_size=_window(settings, source),
         init_method_std=settings["initializer_range"],
@@ -54,7 +55,12 @@ def language_from_hf(settings: dict[str, Any], source: str) -> LanguageConfig:
 
 
 def language_to_hf(config: LanguageConfig) -> dict[str, Any]:
-    """Its `text_config`."""
+    """Its `text_config`.
+
+    Raises:
+        ConfigError: its family in Hugging Face cannot be it.
+    """
+    _check_family(config)
     nemotron = config.family == "nemotron"
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rotary_base}
     if nemotron:
@@ -90,6 +96,28 @@ def language_to_hf(config: LanguageConfig) -> dict[str, Any]:
     return settings
 
 
+def _check_family(config: LanguageConfig) -> None:
+    """Refuse a decoder that would come back from Hugging Face as another one."""
+    nemotron = config.family == "nemotron"
+    expected: dict[str, Any] = {
+        "activation": "squared_relu" if nemotron else "silu",
+        "gated_linear_unit": not nemotron,
+        "normalization": "LayerNorm" if nemotron else "RMSNorm",
+        "layernorm_zero_centered_gamma": nemotron,
+        "add_qkv_bias": config.family == "qwen2",
+    }
+    if not nemotron:
+        expected["rotary_percent"] = 1.0
+    if config.family != "mistral":
+        expected["window_size"] = None
+    wrong = [f"{n}={getattr(config, n)!r}" for n, v in expected.items() if getattr(config, n) != v]
+    if wrong:
+        raise ConfigError(
+            f"export: Hugging Face's {config.family} has no {', '.join(wrong)}; choose the family "
+            "that has"
+        )
+
+
 def _scaling(rope: dict[str, Any], source: str) -> RopeScaling | None:
     kind = rope.get("rope_type", "default")
     if kind == "default":
@@ -108,6 +136,9 @@ def _scaling(rope: dict[str, Any], source: str) -> RopeScaling | None:
 
 
 def _window(settings: dict[str, Any], source: str) -> int | None:
+    # Hugging Face's Llama and Nemotron see everything, whatever their settings say.
+    if settings["model_type"] not in ("mistral", "qwen2"):
+        return None
     window: int | None = settings.get("sliding_window")
     if settings["model_type"] == "qwen2" and window is not None:
         # Its first max_window_layers layers see everything, the others only the window.

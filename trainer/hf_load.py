@@ -125,7 +125,7 @@ def fill(
         if name not in ties:
             raise ConfigError(f"weight {name!r} has none in Hugging Face's model to be filled from")
         tie = ties[name]
-        whole = tie.join([folder.read(theirs) for theirs in tie.theirs])
+        whole = tie.join([_plain(folder.read(theirs), theirs, folder) for theirs in tie.theirs])
         if name in _WORDS:
             whole = _with_more_words(whole, words)
         piece = own_piece(whole, weight, tie.parts)
@@ -139,6 +139,16 @@ def fill(
             weight.copy_(piece)
         read.update(tie.theirs)
     return frozenset(read)
+
+
+def _plain(weight: Tensor, name: str, folder: WeightFolder) -> Tensor:
+    """A weight that is its numbers; those of quantized models mean nothing without their scales."""
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        raise ConfigError(
+            f"{folder.folder}: {name} is quantized ({str(weight.dtype).removeprefix('torch.')}); "
+            "use the model as it was before, in float32, float16 or bfloat16"
+        )
+    return weight
 
 
 def _with_more_words(whole: Tensor, words: int) -> Tensor:
