@@ -284,3 +284,12 @@ def test_another_number_of_processes_is_refused(tiny: Editable) -> None:
     tiny.trainer.devices = 8
     with pytest.raises(ConfigError, match="torchrun --nproc-per-node 8"):
         fit(tiny)
+
+
+def test_a_rate_below_the_one_that_it_falls_to_is_refused(tiny: Editable) -> None:
+    """It would rise instead, to the recipe's least rate."""
+    from neva_prep.trainer.loop import fit
+
+    tiny.optim.lr, tiny.trainer.max_steps = 1e-5, 1
+    with pytest.raises(ConfigError, match=r"optim.lr=1e-05.*min_lr=0.0001.*--set"):
+        fit(tiny)

@@ -38,7 +38,7 @@ from .ranks import start_ranks, stop_ranks
 from .recipe import Recipe
 from .same_run import kept_settings
 from .save_async import Writer
-from .schedule import learning_rate
+from .schedule import check_rate, learning_rate
 from .share import reads_data
 from .start import Start, find_start, run_folder
 from .step import StepResult, evaluate_step, train_step
@@ -67,6 +67,7 @@ def fit(recipe: Recipe | Editable) -> FitReport:
     """
     plan: Recipe = finished(recipe)
     check_launch(plan)
+    check_rate(plan.lr_scheduler, plan.optim.lr)
     start = find_start(plan)
     parallel = effective(plan.trainer.strategy)
     check_data(plan.data, resolve(start.neva), parallel)

@@ -30,6 +30,19 @@ class CosineAnnealing:
             )
 
 
+def check_rate(schedule: CosineAnnealing, lr: float) -> None:
+    """Refuse a full rate below the least one: the rate would rise where it is to fall.
+
+    Raises:
+        ConfigError: the message has both.
+    """
+    if lr < schedule.min_lr:
+        raise ConfigError(
+            f"optim.lr={lr} is below lr_scheduler.min_lr={schedule.min_lr}, so the rate would rise "
+            f"to that behind the warm-up; make min_lr smaller: --set lr_scheduler.min_lr={lr / 10}"
+        )
+
+
 def learning_rate(step: int, schedule: CosineAnnealing, *, lr: float, max_steps: int) -> float:
     """The rate of a step.
 
