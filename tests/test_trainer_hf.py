@@ -448,6 +448,43 @@ def test_parts_are_filled_from_where_the_config_says(pairs: Any) -> None:
         assert same != name.startswith("vision_projection"), name
 
 
+@pytest.mark.parametrize(
+    ("part", "setting"),
+    [
+        ("language", {"rotary_base": 5e5}),
+        ("language", {"layernorm_epsilon": 1e-3}),
+        ("vision", {"layernorm_epsilon": 1e-3}),
+        ("vision", {"activation": "gelu"}),
+    ],
+)
+def test_a_part_is_not_filled_from_a_model_that_computes_otherwise(
+    pairs: Any, part: str, setting: dict[str, Any]
+) -> None:
+    """Its weights have the same shapes, and would load."""
+    pair = pairs(0)
+    name = f"{part}_transformer_config"
+    changes = {
+        name: replace(getattr(pair.config, name), **setting),
+        f"{part}_model_from_pretrained": str(pair.folder),
+    }
+    model = NevaModel(replace(pair.config, **changes)).build()
+    with pytest.raises(ConfigError, match=f"another model than .*{next(iter(setting))}="):
+        load_pretrained(model)
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_heads_of_the_usual_size_may_be_written_out_or_not(
+    pairs: Any, tmp_path: Path, size: int | None
+) -> None:
+    """NeMo's `Llava15Config7B` leaves it out, and transformers writes it into every config."""
+    pair = pairs(0)
+    language = pair.config.language_transformer_config
+    assert language.head_size == language.hidden_size // language.num_attention_heads
+    named = replace(language, kv_channels=size and language.head_size)
+    config = replace(pair.config, language_transformer_config=named)
+    import_ckpt(NevaModel(config), pair.folder, tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["models/tower", "./models/tower", "~/models/tower"])
 def test_a_towers_weights_come_from_where_its_shapes_do(
     pairs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

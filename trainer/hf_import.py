@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from .apart import check_apart
 from .config import NevaConfig
 from .config_file import write_config
+from .hf_compare import compare, refuse_differing
 from .hf_config import neva_from_hf, read_config, read_vision
 from .hf_files import WeightFolder
 from .hf_write import UNUSED, copy_small_files
@@ -28,8 +29,6 @@ from .weights import (
 )
 
 Precision = Literal["fp32", "bf16"]
-_FREE = frozenset({"init_method_std", "seq_length"})
-"""Settings that may differ from the folder's: they change neither weights nor what is computed."""
 
 
 def import_ckpt(
@@ -136,7 +135,7 @@ def _import_vision(model: VisionModel, folder: Path, part: Path) -> None:
     from .hf_write import write_vision_folder
     from .one_rank import one_rank
 
-    _compare(model.config, read_vision(folder), folder)
+    compare(model.config, read_vision(folder), folder)
     with one_rank():
         module = model.build(compute=ComputeConfig(initialize=False))
         load_vision(module, model.config, WeightFolder(folder))
@@ -150,8 +149,8 @@ def _fit(config: NevaConfig, found: NevaConfig, folder: Path) -> NevaConfig:
     if isinstance(vision, HFCLIPVisionConfig):
         vision = replace(vision, shape=vision.shape or theirs)
         config = replace(config, vision_transformer_config=vision)
-    _compare(config.language_transformer_config, found.language_transformer_config, folder)
-    _compare(config.vision_shape, theirs, folder)
+    compare(config.language_transformer_config, found.language_transformer_config, folder)
+    compare(config.vision_shape, theirs, folder)
     _compare_features(config, found, folder)
     return replace(config, image_token_index=found.image_token_index)
 
@@ -169,24 +168,7 @@ def _compare_features(ours: NevaConfig, theirs: NevaConfig, folder: Path) -> Non
     )
     if bias != their_bias:
         named.append(f"add_bias_linear={bias} and there {their_bias}")
-    _refuse(named, ours, folder)
-
-
-def _compare(ours: Any, theirs: Any, folder: Path) -> None:
-    differing = [
-        f"{field.name}={getattr(ours, field.name)} and there {getattr(theirs, field.name)}"
-        for field in fields(ours)
-        if field.name not in _FREE and getattr(ours, field.name) != getattr(theirs, field.name)
-    ]
-    _refuse(differing, ours, folder)
-
-
-def _refuse(differing: list[str], ours: Any, folder: Path) -> None:
-    if differing:
-        raise ConfigError(
-            f"{folder}: is another model than {type(ours).__name__}: {'; '.join(differing)}; "
-            "give the config of this one, or none to take it as it is"
-        )
+    refuse_differing(named, ours, folder)
 
 
 def _source_precision(settings: dict[str, Any], weights: WeightFolder) -> Precision:

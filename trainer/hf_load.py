@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .config import NevaConfig
+from .hf_compare import compare_part
 from .hf_config import tower_source
 from .hf_files import WeightFolder
 from .hf_map import Tie, language_ties, projector_ties, vision_ties
@@ -72,7 +73,7 @@ def load_pretrained(model: Any) -> list[str]:
         Names of the parts that were filled; the others have random weights.
 
     Raises:
-        ConfigError: a folder cannot be had, or does not fit.
+        ConfigError: a folder cannot be had, does not fit, or is of a model that computes otherwise.
     """
     neva: NevaConfig = model.neva
     vision, tower = neva.vision_model_from_pretrained, neva.vision_transformer_config
@@ -87,7 +88,9 @@ def load_pretrained(model: Any) -> list[str]:
     for part, source in sources.items():
         if source is not None:
             if getattr(model, part) is not None:
-                load_hf_weights(model, WeightFolder(hf_folder(source)), parts=[part])
+                folder = hf_folder(source)
+                compare_part(neva, part, folder)
+                load_hf_weights(model, WeightFolder(folder), parts=[part])
             filled.append(part)
     return filled
 
