@@ -267,6 +267,26 @@ def test_heads_of_another_size_survive_the_way_there_and_back(tmp_path: Path) ->
     assert torch.equal(their_logits(back, batch), their_logits(theirs, batch))
 
 
+@pytest.mark.parametrize("has_file", [True, False])
+def test_an_export_stops_where_its_source_does(tmp_path: Path, has_file: bool) -> None:
+    """Without generation_config.json transformers takes the tokens from config.json."""
+    text = Qwen2Config(**TEXT, head_dim=16, eos_token_id=7, bos_token_id=6, pad_token_id=5)
+    config = LlavaConfig(
+        text_config=text, vision_config=VISIONS["clip"](), image_token_index=IMAGE_TOKEN
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "hf")
+    if not has_file:
+        (tmp_path / "hf" / "generation_config.json").unlink()
+    out = export_ckpt(import_ckpt(None, tmp_path / "hf", tmp_path / "ckpt"), tmp_path / "out")
+    found = [
+        LlavaForConditionalGeneration.from_pretrained(folder).generation_config.to_dict()
+        for folder in (tmp_path / "hf", out)
+    ]
+    assert found[0]["eos_token_id"] == 7
+    for name in ("eos_token_id", "bos_token_id", "pad_token_id"):
+        assert found[0][name] == found[1][name], name
+
+
 def test_rotary_frequencies_of_llama_31_are_hugging_faces() -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

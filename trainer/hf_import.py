@@ -125,6 +125,7 @@ def _import_neva(
     files = hf_files(part)
     files.mkdir(parents=True)
     copy_small_files(folder, files)
+    _keep_stops(folder, files)
     _keep_unused(weights, used, files)
     write_config(config, config_path(part))
 
@@ -197,6 +198,19 @@ def _tied_output(weights: WeightFolder) -> frozenset[str]:
             "set it to false, in config.json and its text_config, to take both"
         )
     return frozenset({output})
+
+
+def _keep_stops(folder: Path, files: Path) -> None:
+    """Keep the tokens that end an answer, so that what is exported stops as its source does.
+
+    transformers takes them from config.json where there is no generation_config.json, and the
+    config.json of an export is made of ours, which knows no tokens.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    if not (files / "generation_config.json").exists():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        GenerationConfig.from_model_config(config).save_pretrained(files)
 
 
 def _keep_unused(weights: WeightFolder, used: frozenset[str], files: Path) -> None:
