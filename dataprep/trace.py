@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ class _LogRow(msgspec.Struct):
     step: int
     keys: list[str] = msgspec.field(name="__keys__")
     origins: str | list[str] = msgspec.field(name="__origins__", default="")
+
+
+_decode = msgspec.json.Decoder(_LogRow).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,18 +105,14 @@ def keys_of_step(log: Path, step: int, dataset: str | os.PathLike[str]) -> StepK
 
 def _samples_of_step(log: Path, step: int) -> list[tuple[str, str]]:
     """Keys and their datasets."""
-    decode = msgspec.json.Decoder(_LogRow).decode
     try:
         lines = log.read_bytes().splitlines()
     except OSError as error:
         raise RecordError(f"{log}: cannot be read: {error.strerror}; check the path") from error
     samples: list[tuple[str, str]] = []
     for line in lines:
-        try:
-            row = decode(line)
-        except msgspec.DecodeError:
-            continue  # A log has other rows, too.
-        if row.step == step:
+        row = _log_row(line)
+        if row is not None and row.step == step:
             origins = row.origins
             if isinstance(origins, str):
                 origins = [origins] * len(row.keys)
@@ -123,6 +123,22 @@ def _samples_of_step(log: Path, step: int) -> list[tuple[str, str]]:
                 )
             samples += zip(row.keys, origins, strict=True)
     return samples
+
+
+def _log_row(line: bytes) -> _LogRow | None:
+    """None of a log's other rows."""
+    try:
+        return _decode(line)
+    except msgspec.ValidationError:
+        return None
+    except msgspec.DecodeError:
+        if b"NaN" not in line and b"Infinity" not in line:
+            return None
+    # Python's own `json.dumps` writes such losses, the very ones that one looks into.
+    try:
+        return msgspec.convert(json.loads(line), _LogRow)
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        return None
 
 
 def _own(origins: Sequence[str], dataset: str | os.PathLike[str]) -> str | None:

@@ -134,6 +134,16 @@ def test_trace_of_a_blend_keeps_to_the_samples_of_the_dataset(
     assert isinstance(result.exception, ConfigError) and str(other) in str(result.exception)
 
 
+@pytest.mark.parametrize("loss", ["NaN", "-Infinity", "null"])
+def test_trace_finds_a_step_whose_loss_is_no_number(
+    dataset: Path, tmp_path: Path, loss: str
+) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(f'{{"step": 3, "loss": {loss}, "__keys__": ["000000006"]}}\nNaN\n[NaN\n')
+    result = CliRunner().invoke(trace, [str(dataset), "--log", str(log), "--step", "3"])
+    assert result.exit_code == 0 and "id row-6" in result.output
+
+
 def test_trace_says_when_a_key_or_a_step_is_not_there(dataset: Path, tmp_path: Path) -> None:
     assert isinstance(CliRunner().invoke(trace, [str(dataset), "5"]).exception, ConfigError)
     (tmp_path / "log.jsonl").write_text('{"step": 1, "__keys__": ["0"]}\n')

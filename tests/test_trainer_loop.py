@@ -267,6 +267,15 @@ def test_a_line_has_what_people_look_for() -> None:
     assert replace(row, origins=["a", "b"]).to_dict()["__origins__"] == ["a", "b"]
 
 
+def test_a_loss_that_is_no_number_is_null_in_the_log(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, writes=True, from_step=0, max_steps=5, every=100, stream=io.StringIO())
+    log.step(replace(step_row(), loss=float("nan"), mfu=float("inf")))
+    log.validation(1, float("nan"), 0)
+    log.close()
+    step, validation = (tmp_path / "train.jsonl").read_text().splitlines()
+    assert '"loss": null' in step and '"mfu": null' in step and '"val_loss": null' in validation
+
+
 def test_tensorboard_has_each_step_once_also_after_a_resume(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for first, last in ((0, 4), (2, 5)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,12 +132,20 @@ class RunLog:
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(json.dumps(_plain(row), allow_nan=False) + "\n")
             self._file.flush()
 
     def _plot(self, name: str, value: float | None, step: int) -> None:
         if self._board is not None and value is not None:
             self._board.add_scalar(name, value, step)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: the loss of a step that trained no token is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
