@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import RecordError
 from ..templates.config import resolve_template
@@ -47,6 +47,8 @@ class TextRules:
     """Of conversations, in place of the config's."""
     reader: ImageReader | None = None
     """What cuts images into tiles, which count for the limit; None for one tile each."""
+    warns: ClassVar[bool] = True
+    """Whether the log is told of a template of another model."""
 
     @cached_property
     def template(self) -> ConversationTemplate:
@@ -58,7 +60,7 @@ class TextRules:
         template = self.named_template or resolve_template(
             self.config.conversation_template_config, self.tokenizer
         )
-        finding = stop_in_pieces(template, self.tokenizer)
+        finding = stop_in_pieces(template, self.tokenizer) if self.warns else ""
         if finding and _is_first_worker():
             logger.warning("%s; give the template of this model", finding)
         return template

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -101,6 +101,8 @@ class ListeningRules(TextRules):
     """The rules of training, which also note what is tokenized."""
 
     heard: list[Heard] = field(default_factory=list)
+    warns: ClassVar[bool] = False
+    """Commands say it themselves, with the option that helps."""
 
     def encode(
         self,
