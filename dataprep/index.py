@@ -11,6 +11,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from itertools import count, pairwise
 from pathlib import Path
 
 import yaml
@@ -81,16 +82,14 @@ def _fill(database: sqlite3.Connection, results: Iterable[ShardResult]) -> None:
     database.execute("BEGIN")
     for number, result in enumerate(results):
         starts = result.starts
+        sizes = (stop - start for start, stop in pairwise(starts))
+        # The number of the tar stands in the statement, so that rows go to it as they are.
         database.executemany(
-            "INSERT INTO samples VALUES (?, ?, ?, ?, ?)",
-            (
-                (number, key, index, starts[index], starts[index + 1] - starts[index])
-                for index, key in enumerate(result.keys)
-            ),
+            f"INSERT INTO samples VALUES ({number:d}, ?, ?, ?, ?)",
+            zip(result.keys, count(), starts, sizes, strict=False),
         )
         database.executemany(
-            "INSERT INTO sample_parts VALUES (?, ?, ?, ?, ?)",
-            ((number, *part) for part in result.parts),
+            f"INSERT INTO sample_parts VALUES ({number:d}, ?, ?, ?, ?)", result.parts
         )
     for index in _INDEXES:
         database.execute(index)

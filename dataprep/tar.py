@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
-import struct
+from collections.abc import Sequence
+
+import numpy as np
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 10_240
@@ -24,26 +25,37 @@ def _blank() -> bytes:
     return bytes(header)
 
 
-_BLANK = _blank()
-_BLANK_SUM = sum(_BLANK)
-_HEADER = struct.Struct("100s24s12s12s8s356s")
-_OWNER, _TIME, _REST = _BLANK[100:124], _BLANK[136:148], _BLANK[156:]
+_BLANK = np.frombuffer(_blank(), np.uint8)
+_SIZE, _CHECKSUM = slice(124, 135), slice(148, 154)
+"""Where the digits of these numbers stand."""
 
 
-def write_header(buffer: bytearray | mmap.mmap, at: int, name: str, size: int) -> None:
-    """Put the header of one member into a buffer.
+def write_headers(
+    blocks: np.ndarray, at: Sequence[int], names: Sequence[str], sizes: Sequence[int]
+) -> None:
+    """Put the headers of members into a buffer, many at once.
 
     Args:
-        buffer: gets 512 bytes.
-        at: where.
-        name: ASCII, at most 100 characters.
-        size: bytes of the content, below 8 GiB.
+        blocks: `uint8[n, 512]`, the buffer.
+        at: which of its blocks become headers.
+        names: ASCII, at most 100 characters each.
+        sizes: bytes of the contents, below 8 GiB each.
     """
-    encoded = name.encode("ascii")
-    length = b"%011o\0" % size
-    assert len(encoded) <= MAX_NAME_BYTES and len(length) == 12
-    checksum = b"%06o\0 " % (_BLANK_SUM + sum(encoded + length))
-    _HEADER.pack_into(buffer, at, encoded, _OWNER, length, _TIME, checksum, _REST)
+    assert max(map(len, names)) <= MAX_NAME_BYTES and max(sizes) < 1 << 33
+    headers = np.tile(_BLANK, (len(names), 1))
+    text = np.array(names, f"S{MAX_NAME_BYTES}")
+    headers[:, :MAX_NAME_BYTES] = text.view(np.uint8).reshape(-1, MAX_NAME_BYTES)
+    headers[:, _SIZE] = _octal(np.array(sizes), 11)
+    checksums = _octal(headers.sum(axis=1, dtype=np.int64), 6)
+    headers[:, _CHECKSUM] = checksums
+    headers[:, _CHECKSUM.stop] = 0
+    blocks[at] = headers
+
+
+def _octal(numbers: np.ndarray, digits: int) -> np.ndarray:
+    """int64[n] as text, uint8[n, digits]."""
+    shifts = np.arange(3 * (digits - 1), -1, -3)
+    return (numbers[:, None] >> shifts & 7) + ord("0")
 
 
 def padding(size: int) -> int:

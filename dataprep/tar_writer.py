@@ -1,4 +1,8 @@
-"""Writing one tar: samples are gathered in a buffer, kept or taken back, hashed and written."""
+"""Writing one tar: samples are gathered in a buffer, kept or taken back, hashed and written.
+
+What is written goes from the buffer to the disk, past the page cache: nobody reads it soon, and
+through the cache it costs twice as much.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,16 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
-from .files import open_alone, publish, reserve, temporary, told, write_all
-from .tar import BLOCK_BYTES, archive_end, write_header
+from .files import open_alone, pass_cache_by, publish, reserve, temporary, told, write_all
+from .tar import BLOCK_BYTES, archive_end, write_headers
 
-# Large enough that a write costs little, small enough to stay in a core's own cache.
-BUFFER_BYTES = 1 << 20
+# A disk that is written past the cache wants much at once.
+BUFFER_BYTES = 4 << 20
+_PAGE_BYTES = 4096
+"""Of such writes: they begin and end at multiples of it, in memory and in the file."""
 _ZEROS = bytes(BLOCK_BYTES)
 _HAS_ADVICE = hasattr(os, "posix_fadvise")
 _SPARE = 3 * BLOCK_BYTES
@@ -49,9 +56,12 @@ class TarWriter:
         self._sample = 0  # in the buffer: where the open sample begins
         self._end = 0  # in the buffer: where its next member goes
         self._kept_parts = 0
+        self._names: list[str] = []
+        """Of the last parts: those whose headers are still to be put into the buffer."""
         if path is not None:
             with told(path):
                 self._fd = open_alone(path)
+            pass_cache_by(self._fd)
             if expected_bytes:
                 reserve(self._fd, expected_bytes)
 
@@ -69,12 +79,12 @@ class TarWriter:
 
     def add_content(self, name: str, key: str, size: int) -> None:
         """Make what was put into the room a member of the open sample."""
-        write_header(self._buffer, self._end, f"{key}.{name}", size)
         content = self._end + BLOCK_BYTES
         stop = content + size
         pad = -size % BLOCK_BYTES
         self._view[stop : stop + pad] = _ZEROS[:pad]
         self.parts.append((len(self.starts), name, self._base + content, size))
+        self._names.append(f"{key}.{name}")
         self._end = stop + pad
 
     def add_bytes(self, name: str, key: str, data: bytes) -> None:
@@ -94,7 +104,8 @@ class TarWriter:
 
     def drop_sample(self) -> None:
         """Take the open sample back."""
-        del self.parts[self._kept_parts :]
+        if dropped := len(self.parts) - self._kept_parts:
+            del self.parts[-dropped:], self._names[-dropped:]
         self._end = self._sample
 
     def finish(self) -> tuple[int, str]:
@@ -105,15 +116,20 @@ class TarWriter:
         """
         assert self.path is not None and self._end == self._sample
         end = archive_end(self.offset)
-        self._flush()
-        self._write(memoryview(end))
+        self._reserve(len(end) + _PAGE_BYTES)
+        self._put_headers()
+        stop = self._end + len(end)
+        whole = stop + -stop % _PAGE_BYTES
+        self._view[self._end : whole] = bytes(whole - self._end)
+        self._hash.update(self._view[:stop])
         with told(self.path):
-            os.ftruncate(self._fd, self._base + len(end))
+            write_all(self._fd, self._view[:whole])
+            os.ftruncate(self._fd, self._base + stop)
             os.fsync(self._fd)
             # Closed last: until then nobody else may write under the temporary name.
             publish(self.path)
             self._close()
-        return self._base + len(end), self._hash.hexdigest()
+        return self._base + stop, self._hash.hexdigest()
 
     def abandon(self) -> None:
         """Remove what was written; nothing happens after `finish`."""
@@ -139,25 +155,38 @@ class TarWriter:
             self._buffer, self._view = larger, memoryview(larger)
 
     def _flush(self) -> None:
-        """Write the samples that are kept; the open one moves to the buffer's start."""
-        kept, self._sample, self._end = self._sample, 0, self._end - self._sample
-        if kept:
-            self._write(self._view[:kept])
-            self._view[: self._end] = bytes(self._view[kept : kept + self._end])
-            self._base += kept
-
-    def _write(self, data: memoryview) -> None:
-        if self.path is None:
+        """Write the samples that are kept, in whole pages; the rest moves to the buffer's start."""
+        whole = self._sample - self._sample % _PAGE_BYTES
+        if not whole:
             return
-        self._hash.update(data)
-        with told(self.path):
-            write_all(self._fd, data)
-        if _HAS_ADVICE:
-            # Linux begins to write then; else the end waits for a disk that had nothing to do.
-            with suppress(OSError):
-                os.posix_fadvise(self._fd, self._base, len(data), os.POSIX_FADV_DONTNEED)
+        self._put_headers()
+        if self.path is not None:
+            done = self._view[:whole]
+            self._hash.update(done)
+            with told(self.path):
+                write_all(self._fd, done)
+            if _HAS_ADVICE:
+                # Where the cache could not be passed by, Linux begins to write then; else the end
+                # waits for a disk that had nothing to do.
+                with suppress(OSError):
+                    os.posix_fadvise(self._fd, self._base, whole, os.POSIX_FADV_DONTNEED)
+        self._view[: self._end - whole] = bytes(self._view[whole : self._end])
+        self._base += whole
+        self._sample -= whole
+        self._end -= whole
+
+    def _put_headers(self) -> None:
+        """Put the headers of all parts into the buffer that are not there yet."""
+        if not self._names:
+            return
+        # Many at once: one by one they took as long as all the rest of writing a member.
+        parts = self.parts[-len(self._names) :]
+        at = [(start - self._base) // BLOCK_BYTES - 1 for _, _, start, _ in parts]
+        blocks = np.frombuffer(self._buffer, np.uint8).reshape(-1, BLOCK_BYTES)
+        write_headers(blocks, at, self._names, [size for *_, size in parts])
+        self._names.clear()
 
 
 def _buffer(size: int) -> mmap.mmap:
     # At the start of a page: the kernel copies three times as fast to there as to a bytearray.
-    return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size + -size % _PAGE_BYTES)
