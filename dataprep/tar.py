@@ -46,8 +46,7 @@ def write_headers(
     text = np.array(names, f"S{MAX_NAME_BYTES}")
     headers[:, :MAX_NAME_BYTES] = text.view(np.uint8).reshape(-1, MAX_NAME_BYTES)
     headers[:, _SIZE] = _octal(np.array(sizes), 11)
-    checksums = _octal(headers.sum(axis=1, dtype=np.int64), 6)
-    headers[:, _CHECKSUM] = checksums
+    headers[:, _CHECKSUM] = _octal(headers.sum(axis=1, dtype=np.int64), 6)
     headers[:, _CHECKSUM.stop] = 0
     blocks[at] = headers
 
@@ -55,7 +54,8 @@ def write_headers(
 def _octal(numbers: np.ndarray, digits: int) -> np.ndarray:
     """int64[n] as text, uint8[n, digits]."""
     shifts = np.arange(3 * (digits - 1), -1, -3)
-    return (numbers[:, None] >> shifts & 7) + ord("0")
+    text: np.ndarray = (numbers[:, None] >> shifts & 7) + ord("0")
+    return text.astype(np.uint8)
 
 
 def padding(size: int) -> int:

@@ -1,13 +1,14 @@
 """Writing one tar: samples are gathered in a buffer, kept or taken back, hashed and written.
 
 What is written goes from the buffer to the disk, past the page cache: nobody reads it soon, and
-through the cache it costs twice as much.
+through the cache it costs twice as much. Meanwhile a second buffer is filled.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,6 +53,9 @@ class TarWriter:
         self._hash = xxhash.xxh3_128()
         self._buffer = _buffer(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
+        self._other = self._buffer  # takes turns with it
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self._base = 0  # offset in the tar of the buffer's first byte
         self._sample = 0  # in the buffer: where the open sample begins
         self._end = 0  # in the buffer: where its next member goes
@@ -121,6 +125,7 @@ class TarWriter:
         stop = self._end + len(end)
         whole = stop + -stop % _PAGE_BYTES
         self._view[self._end : whole] = bytes(whole - self._end)
+        self._settle()
         self._hash.update(self._view[:stop])
         with told(self.path):
             write_all(self._fd, self._view[:whole])
@@ -133,6 +138,8 @@ class TarWriter:
 
     def abandon(self) -> None:
         """Remove what was written; nothing happens after `finish`."""
+        # Not closed under a thread's hands: the next file to be opened has the same number.
+        self._thread.shutdown()
         if self._fd >= 0 and self.path is not None:
             # Mostly something else has failed already, and that is what must be told; what cannot
             # be removed here is removed at the end.
@@ -155,25 +162,40 @@ class TarWriter:
             self._buffer, self._view = larger, memoryview(larger)
 
     def _flush(self) -> None:
-        """Write the samples that are kept, in whole pages; the rest moves to the buffer's start."""
+        """Write the samples that are kept, in whole pages; the rest moves to the other buffer."""
         whole = self._sample - self._sample % _PAGE_BYTES
         if not whole:
             return
         self._put_headers()
+        rest = self._view[whole : self._end]
+        self._settle()
         if self.path is not None:
-            done = self._view[:whole]
-            self._hash.update(done)
-            with told(self.path):
-                write_all(self._fd, done)
-            if _HAS_ADVICE:
-                # Where the cache could not be passed by, Linux begins to write then; else the end
-                # waits for a disk that had nothing to do.
-                with suppress(OSError):
-                    os.posix_fadvise(self._fd, self._base, whole, os.POSIX_FADV_DONTNEED)
-        self._view[: self._end - whole] = bytes(self._view[whole : self._end])
+            self._writing = self._thread.submit(self._write, self._view[:whole], self._base)
+        if self._other is self._buffer or len(self._other) < len(rest):
+            self._other = _buffer(len(rest) + BUFFER_BYTES)
+        self._buffer, self._other = self._other, self._buffer
+        self._view = memoryview(self._buffer)
+        self._view[: len(rest)] = rest
         self._base += whole
         self._sample -= whole
-        self._end -= whole
+        self._end = len(rest)
+
+    def _settle(self) -> None:
+        """Wait for what is being written, and raise what went wrong with it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, data: memoryview, at: int) -> None:
+        assert self.path is not None
+        self._hash.update(data)
+        with told(self.path):
+            write_all(self._fd, data)
+        if _HAS_ADVICE:
+            # Where the cache could not be passed by, Linux begins to write then; else the end waits
+            # for a disk that had nothing to do.
+            with suppress(OSError):
+                os.posix_fadvise(self._fd, at, len(data), os.POSIX_FADV_DONTNEED)
 
     def _put_headers(self) -> None:
         """Put the headers of all parts into the buffer that are not there yet."""

@@ -8,6 +8,7 @@ import io
 import os
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -163,8 +164,20 @@ def _is_direct(fd: int) -> bool:
     return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & DIRECT)
 
 
+@pytest.fixture
+def direct_folder(tmp_path: Path) -> Path:
+    """A folder whose files can pass the page cache by."""
+    try:
+        os.close(os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT | DIRECT))
+    except OSError:
+        pytest.skip(f"the file system of {tmp_path} has no O_DIRECT")
+    return tmp_path
+
+
 @pytest.mark.skipif(not DIRECT, reason="not on this system")
-def test_a_tar_passes_the_page_cache_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tar_passes_the_page_cache_by(
+    direct_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, seen = os.write, []
 
     def write_seen(fd: int, data: memoryview) -> int:
@@ -172,7 +185,7 @@ def test_a_tar_passes_the_page_cache_by(tmp_path: Path, monkeypatch: pytest.Monk
         return real(fd, data)
 
     monkeypatch.setattr(os, "write", write_seen)
-    write(tmp_path / "a.tar", MANY)
+    write(direct_folder / "a.tar", MANY)
     assert len(seen) >= 4
     assert set(seen) == {(True, 0)}
 
@@ -180,9 +193,9 @@ def test_a_tar_passes_the_page_cache_by(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.skipif(not DIRECT, reason="not on this system")
 @pytest.mark.parametrize("first", [0, 3], ids=["at once", "later"])
 def test_where_the_cache_cannot_be_passed_by_the_tar_goes_through_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+    direct_folder: Path, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
-    write(tmp_path / "a.tar", MANY)
+    write(direct_folder / "a.tar", MANY)
     real, seen = os.write, []
 
     def write_or_refuse(fd: int, data: memoryview) -> int:
@@ -193,10 +206,10 @@ def test_where_the_cache_cannot_be_passed_by_the_tar_goes_through_it(
         return real(fd, data if seen[-1] else data[:1000])
 
     monkeypatch.setattr(os, "write", write_or_refuse)
-    write(tmp_path / "b.tar", MANY)
+    write(direct_folder / "b.tar", MANY)
     assert seen.count(True) == first + 1
     assert seen.index(False) == first + 1
-    assert (tmp_path / "b.tar").read_bytes() == (tmp_path / "a.tar").read_bytes()
+    assert (direct_folder / "b.tar").read_bytes() == (direct_folder / "a.tar").read_bytes()
 
 
 def test_a_refused_write_that_has_another_cause_is_told(
@@ -208,6 +221,55 @@ def test_a_refused_write_that_has_another_cause_is_told(
     monkeypatch.setattr(os, "write", refuse)
     with pytest.raises(ShardError, match=r"a\.tar: cannot be written: Invalid argument"):
         write(tmp_path / "a.tar", MANY)
+
+
+@pytest.mark.parametrize("number", [0, 2, 3])
+def test_a_write_that_fails_in_the_background_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real, calls = os.write, []
+
+    def write_or_fail(fd: int, data: memoryview) -> int:
+        calls.append(len(data))
+        if len(calls) == number + 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", write_or_fail)
+    writer = TarWriter(tmp_path / "a.tar")
+    with pytest.raises(ShardError, match=r"a\.tar: cannot be written: No space left"):
+        for place in range(9):
+            writer.add_bytes("json", f"{place:09d}", bytes(5000))
+            writer.keep_sample()
+        writer.finish()
+    assert len(calls) == number + 1
+    writer.abandon()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_is_not_closed_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_real, close_real, order = os.write, os.close, []
+
+    def write_slowly(fd: int, data: memoryview) -> int:
+        order.append("write")
+        time.sleep(0.2)
+        order.append("written")
+        return write_real(fd, data)
+
+    def close(fd: int) -> None:
+        order.append("close")
+        close_real(fd)
+
+    writer = TarWriter(tmp_path / "a.tar")
+    monkeypatch.setattr(os, "write", write_slowly)
+    for place in range(3):
+        writer.add_bytes("json", f"{place:09d}", bytes(5000))
+        writer.keep_sample()
+    monkeypatch.setattr(os, "close", close)
+    writer.abandon()
+    assert order == ["write", "written", "close"]
 
 
 def test_a_header_has_names_and_sizes_up_to_their_limits() -> None:
