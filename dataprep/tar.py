@@ -25,9 +25,10 @@ def _blank() -> bytes:
     return bytes(header)
 
 
-_BLANK = np.frombuffer(_blank(), np.uint8)
 _SIZE, _CHECKSUM = slice(124, 135), slice(148, 154)
 """Where the digits of these numbers stand."""
+_BLANK = np.frombuffer(_blank(), np.uint8)
+_BLANK_SUM = _BLANK.sum(dtype=np.uint32)
 
 
 def write_headers(
@@ -42,20 +43,21 @@ def write_headers(
         sizes: bytes of the contents, below 8 GiB each.
     """
     assert max(map(len, names)) <= MAX_NAME_BYTES and max(sizes) < 1 << 33
+    text = np.array(names, "S")
+    varying = [text.view(np.uint8).reshape(len(names), -1), _octal(np.array(sizes), _SIZE)]
+    checksums = sum(part.sum(axis=1, dtype=np.uint32) for part in varying) + _BLANK_SUM
     headers = np.tile(_BLANK, (len(names), 1))
-    text = np.array(names, f"S{MAX_NAME_BYTES}")
-    headers[:, :MAX_NAME_BYTES] = text.view(np.uint8).reshape(-1, MAX_NAME_BYTES)
-    headers[:, _SIZE] = _octal(np.array(sizes), 11)
-    headers[:, _CHECKSUM] = _octal(headers.sum(axis=1, dtype=np.int64), 6)
+    headers[:, : text.itemsize] = varying[0]
+    headers[:, _SIZE] = varying[1]
+    headers[:, _CHECKSUM] = _octal(checksums, _CHECKSUM)
     headers[:, _CHECKSUM.stop] = 0
     blocks[at] = headers
 
 
-def _octal(numbers: np.ndarray, digits: int) -> np.ndarray:
-    """int64[n] as text, uint8[n, digits]."""
-    shifts = np.arange(3 * (digits - 1), -1, -3)
-    text: np.ndarray = (numbers[:, None] >> shifts & 7) + ord("0")
-    return text.astype(np.uint8)
+def _octal(numbers: np.ndarray, place: slice) -> np.ndarray:
+    """int64[n] as the digits of a place in headers, uint8[n, digits]."""
+    shifts = np.arange(3 * (place.stop - place.start - 1), -1, -3)
+    return (numbers[:, None] >> shifts & 7).astype(np.uint8) + np.uint8(ord("0"))
 
 
 def padding(size: int) -> int:
