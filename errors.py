@@ -38,6 +38,12 @@ class ShardError(NevaPrepError):
     exit_code = 3
 
 
+class DiskError(ShardError):
+    """The operating system refuses to read or write: no fault of the source."""
+
+    exit_code = 1
+
+
 class PackError(NevaPrepError):
     """A sample cannot fit a pack; the message has its key, its length and the limit."""
 

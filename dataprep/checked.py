@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import RecordError
-from .check import check_placeholders
+from ..loaders.turns import check_placeholders
 from .layouts import LAYOUTS, NEVA, Layout, refuse_conflict
 from .readers.form import ReadRecord
 from .readers.record import Record
@@ -78,7 +78,7 @@ def _batch(
         try:
             content, record, repairs = read(raw)
             found = check(record.turns)
-            insert = check_placeholders(record, found, insert=may_insert)
+            insert = check_placeholders(len(record.images), found, insert=may_insert)
             if fit is not None:
                 repairs += fit(record, found)
                 if layout.has_fields:

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import xxhash
 
+from ..loaders.turns import Turn
 from .perceptual import first_alike
 from .pictures import Pictures
-from .readers.record import Turn
 
 _SORTED_AT_ONCE = 1_000_000
 By = Literal["record", "images"]

@@ -13,18 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from ..errors import ShardError
+from ..errors import DiskError, ShardError
 
 TEMPORARY_SUFFIX = ".tmp"
 _ALONE_SECONDS = 60.0
 _DIRECT = getattr(os, "O_DIRECT", 0)
 """Linux's name for that; others have none."""
-
-
-class DiskError(ShardError):
-    """The operating system refuses to read or write: no fault of the source."""
-
-    exit_code = 1
 
 
 def temporary(path: Path) -> Path:

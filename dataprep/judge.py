@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import ImageError, ShardError
 from ..loaders.format import IMAGE_PLACEHOLDER
+from ..loaders.turns import Turn
 from .checked import Checked, check_records, images_of
 from .dedup import MARK, mark_of
 from .engines.job import Job
@@ -21,7 +22,6 @@ from .leakage import Evaluation, Excluder, Leak
 from .options import parse_dedup
 from .pictures import Pictures
 from .processes import begin_worker, interrupts_held, start_context
-from .readers.record import Turn
 from .reencode import shrinking_of
 from .source import open_source
 from .stores.ahead import read_ahead

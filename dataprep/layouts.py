@@ -23,11 +23,12 @@ from ..loaders.dataset_kind import (
     known_loader_text,
 )
 from ..loaders.format import DATASET_FILE, IMAGE_PLACEHOLDER, META_DIR
+from ..loaders.image_header import EXTENSIONS
 from ..loaders.trust import MODULE
-from .check import Placeholders, check_pieces, check_turns, is_document
+from ..loaders.turns import Placeholders, Turn, check_turns, is_document
+from .check import check_pieces
 from .files import write_file
-from .image import EXTENSIONS
-from .readers.record import Record, Turn
+from .readers.record import Record
 from .splice import fields
 
 NEVA = "neva"

@@ -14,13 +14,14 @@ import xxhash
 
 from ..errors import ConfigError, ImageError, ShardError
 from ..loaders.format import IMAGE_PLACEHOLDER, MANIFEST_FILE, read_manifest
+from ..loaders.turns import Turn
 from .checked import check_records
 from .duplicates import Place
 from .options import ConvertOptions
 from .perceptual import distances, look_of
 from .pictures import Pictures, digest_of
 from .readers.open import open_any
-from .readers.record import Turn, load_json
+from .readers.record import load_json
 from .stores.open import open_images
 from .tar_reader import BrokenTarError, Member, TarReader
 

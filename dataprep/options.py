@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from ..errors import ConfigError
+from ..loaders.image_header import PIXEL_LIMIT
 
-PIXEL_LIMIT = 89_478_485
 MAX_RADIUS = 10
 MAX_SHARE = 1e6
 MAX_SHARD_BYTES = 8 << 40

@@ -47,7 +47,7 @@ def look_of(content: bytes, pixel_limit: int) -> int | None:
     from PIL import Image
 
     from ..loaders.decode import decode_array
-    from .image import no_stderr
+    from ..loaders.image_header import no_stderr
 
     try:
         with no_stderr():

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import xxhash
 
-from .image import Header
+from ..loaders.image_header import Header
 from .options import ConvertOptions
 from .perceptual import look_of
 from .reencode import Shrinking, refuse_damaged

@@ -16,7 +16,7 @@ from .options import ConvertOptions, Encoding, parse_encoding
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .image import Bytes, Header
+    from ..loaders.image_header import Bytes, Header
 
 _FULL_COLOR_QUALITY = 90
 """Of a JPEG whose colors are not halved: text and thin lines suffer most from that."""
@@ -134,7 +134,7 @@ def _decode(content: Bytes, pixel_limit: int) -> Image.Image:
     from PIL import Image
 
     from ..loaders.decode import FORMATS, decode_image
-    from .image import no_stderr
+    from ..loaders.image_header import no_stderr
 
     data = bytes(content)
     with no_stderr():

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..errors import ImageError, RecordError
 from ..loaders.format import ImageEntry, sample_key
+from ..loaders.image_header import SAME_EXTENSION, Header, decode_fully, read_header
 from .checked import Checked, check_records, images_of
 from .files import write_file
-from .image import SAME_EXTENSION, Header, decode_fully, read_header
 from .layouts import add_fields, layout_of
 from .member_json import member_json
 from .options import ConvertOptions

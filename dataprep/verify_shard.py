@@ -13,9 +13,9 @@ from pathlib import Path
 from ..errors import ImageError, NevaPrepError, RecordError, ShardError
 from ..loaders.decode import check_image
 from ..loaders.format import ShardEntry
+from ..loaders.image_header import read_header
 from ..loaders.members import JSON_MEMBER, SampleRecord, read_record
 from ..loaders.shard import open_index
-from .image import read_header
 from .tar_reader import BrokenTarError, Member, TarReader
 
 COPY_AGAIN = "copy the shard from where it was made, or convert again"

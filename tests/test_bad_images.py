@@ -33,8 +33,8 @@ from convert_help import (
 from handmade import picture
 from PIL import Image
 
-from neva_prep.dataprep.image import decode_fully, read_header
 from neva_prep.errors import ImageError
+from neva_prep.loaders.image_header import decode_fully, read_header
 
 IS_ROOT = os.geteuid() == 0
 
@@ -390,7 +390,7 @@ def test_raised_pixel_limit_lets_a_large_image_pass_every_check(
 ) -> None:
     # As if the machine could hold few pixels: Pillow's own limit, and the one by default.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    monkeypatch.setattr("neva_prep.dataprep.image.PIXEL_LIMIT", 100)
+    monkeypatch.setattr("neva_prep.loaders.image_header.PIXEL_LIMIT", 100)
     content = picture(50, 40, kind)
     assert read_header(content, pixel_limit=2000).width == 50
     decode_fully(content)
@@ -492,7 +492,7 @@ def silence() -> Iterator[None]:
 def test_images_are_recognized_though_the_user_closed_stderr(tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(GIF)
     script = (
-        "import os, sys; from neva_prep.dataprep.image import read_header; os.close(2);"
+        "import os, sys; from neva_prep.loaders.image_header import read_header; os.close(2);"
         "data = open(sys.argv[1], 'rb', buffering=0); content = data.read(); data.close();"
         "print(read_header(content, pixel_limit=10**6).extension)"
     )

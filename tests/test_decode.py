@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from neva_prep.dataprep.image import read_header
 from neva_prep.errors import ImageError
 from neva_prep.loaders.decode import decode_array, decode_image, image_size, upright_size
+from neva_prep.loaders.image_header import read_header
 
 ODD_IMAGES = Path(__file__).parents[2] / "shared/data/odd-images"
 

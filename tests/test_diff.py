@@ -20,8 +20,8 @@ from neva_prep.dataprep.doctor.diff_detail import text_change
 from neva_prep.dataprep.doctor.diff_match import Columns, match
 from neva_prep.dataprep.doctor.diff_row import Row as DiffRow
 from neva_prep.dataprep.options import ConvertOptions
-from neva_prep.dataprep.readers.record import Turn
 from neva_prep.errors import NevaPrepError
+from neva_prep.loaders.turns import Turn
 
 DATA = shared("data")
 TOKENIZER = shared("tokenizers", "llama2-fast")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from neva_prep.dataprep.folder import ImageFolder
 from neva_prep.dataprep.stores.store import read_image
 from neva_prep.errors import ImageError
+from neva_prep.loaders.image_folder import ImageFolder
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 70_000])

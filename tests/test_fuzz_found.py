@@ -26,12 +26,12 @@ from handmade import picture
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.doctor.diff import DiffReport, diff
 from neva_prep.dataprep.doctor.doctor import doctor
-from neva_prep.dataprep.folder import ImageFolder
 from neva_prep.dataprep.report import ConvertReport
 from neva_prep.dataprep.verify import verify
 from neva_prep.errors import ImageError, RecordError, ShardError
 from neva_prep.loaders import open_dataset
 from neva_prep.loaders.format import read_manifest
+from neva_prep.loaders.image_folder import ImageFolder
 
 QUESTIONS, ANSWERS = "v2_OpenEnded_x_questions.json", "v2_x_annotations.json"
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ...errors import NevaPrepError
-from ..folder import ImageFolder
+from ...loaders.image_folder import ImageFolder
 from ..readers.form import LLAVA
 from ..readers.placeholders import OTHER_MARKS
 from ..readers.record import load_json

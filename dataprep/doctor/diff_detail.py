@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..readers.record import Turn
+from ...loaders.turns import Turn
 from .diff_row import Image, Row
 
 _CONTEXT = 40

@@ -11,9 +11,9 @@ import msgspec
 import xxhash
 
 from ...errors import ImageError
-from ..image import read_header
-from ..options import PIXEL_LIMIT
-from ..readers.record import Turn, load_json
+from ...loaders.image_header import PIXEL_LIMIT, read_header
+from ...loaders.turns import Turn
+from ..readers.record import load_json
 
 CONVERSATIONS = ("conversations", "messages", "conversation")
 

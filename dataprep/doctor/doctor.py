@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import RecordError
-from ..folder import ImageFolder
+from ...loaders.image_folder import ImageFolder
 from ..options import ConvertOptions
 from ..quarantine import Rejected
 from ..readers.open import recognize_source

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import NevaPrepError
 from ...loaders.format import IMAGE_PLACEHOLDER, sample_key
-from ..folder import ImageFolder
+from ...loaders.image_folder import ImageFolder
 from ..readers.placeholders import are_in_order, other_marks
 from ..readers.record import load_json
 from ..readers.record_forms import CONVERSATIONS, ROLES

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
-from ..folder import ImageFolder
+from ...loaders.image_folder import ImageFolder
 from ..look.record import check_record
 from ..options import ConvertOptions
 from ..readers.form import ReadRecord

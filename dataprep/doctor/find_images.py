@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import numpy as np
 import xxhash
 
-from ..image import EXTENSIONS, SAME_EXTENSION
+from ...loaders.image_header import EXTENSIONS, SAME_EXTENSION
 
 _IMAGE_EXTENSIONS = frozenset((*EXTENSIONS.values(), *SAME_EXTENSION))
 MAX_HEADS = 1000

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import ConfigError
-from ..files import DiskError, publish, temporary
+from ...errors import ConfigError, DiskError
+from ..files import publish, temporary
 from ..plain_text import plain_text
 from ..quarantine import Rejected
 from ..source import Source, Span

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...errors import NevaPrepError
-from ..folder import ImageFolder
+from ...loaders.image_folder import ImageFolder
 from ..options import ConvertOptions
 from ..readers.form import ReadRecord
 from ..splice import Edit, apply

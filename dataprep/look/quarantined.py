@@ -10,7 +10,7 @@ import msgspec
 
 from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
 from ...loaders.format import sample_key
-from ..check import check_placeholders, check_turns
+from ...loaders.turns import check_placeholders, check_turns
 from ..quarantine import Rejected
 from ..readers.form import LLAVA, reader_of
 from ..readers.record import load_json
@@ -106,7 +106,7 @@ def _fault(row: Rejected, raw: bytes) -> NevaPrepError:
     """The row's message, cut down to what the checks say, which tells the place in the record."""
     try:
         record = reader_of(_form(raw))(raw).record
-        check_placeholders(record, check_turns(record.turns), insert=False)
+        check_placeholders(len(record.images), check_turns(record.turns), insert=False)
     except RecordError as error:
         if error.reason == row.reason:
             return RecordError(f"{error}; {row.fix}", reason=row.reason)

@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 
 from ...errors import ImageError, NevaPrepError
-from ..check import check_placeholders, check_turns
-from ..image import decode_fully, read_header
-from ..options import PIXEL_LIMIT
+from ...loaders.image_header import PIXEL_LIMIT, decode_fully, read_header
+from ...loaders.turns import check_placeholders, check_turns
 from ..readers.form import ReadRecord, read_as_llava
 from ..readers.record import Record, load_json
 from ..readers.record_forms import CONVERSATIONS
@@ -91,7 +90,7 @@ def check_record(
         RecordError, ImageError: what would put it into quarantine.
     """
     record = read(raw).record
-    check_placeholders(record, check_turns(record.turns), insert=False)
+    check_placeholders(len(record.images), check_turns(record.turns), insert=False)
     paths = () if images is None else record.images
     return record, [_read_checked(images, path, pixel_limit, decode) for path in paths if images]
 

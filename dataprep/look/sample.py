@@ -7,8 +7,7 @@ from typing import Any
 
 from ...errors import ImageError
 from ...loaders.format import IMAGE_PLACEHOLDER
-from ..image import read_header
-from ..options import PIXEL_LIMIT
+from ...loaders.image_header import PIXEL_LIMIT, read_header
 from .view import ImageView, Turn
 
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ...errors import RecordError
+from ...loaders.refuse import refuse_part, refuse_unread
 from .media import picture_of
 from .placeholders import Mark
 from .raw_json import raw_fields, raw_items
 from .record import Read
 from .record_forms import ROLES, conversation_field, form_of, is_pair
-from .refuse import refuse_part, refuse_unread
 from .talk import Message, Talk, read_talk
 
 _ROLE = ("from", "role", "speaker")

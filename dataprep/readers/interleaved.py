@@ -14,7 +14,8 @@ import msgspec
 from ...errors import RecordError
 from ...loaders.format import IMAGE_PLACEHOLDER
 from ...loaders.members import DOCUMENT_ROLE
-from .record import Read, Record, Turn, load_json
+from ...loaders.turns import Turn
+from .record import Read, Record, load_json
 
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 

@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 import msgspec
 
 from ...errors import RecordError
+from ...loaders.refuse import OTHER_MEDIA, refuse_other_media
+from ...loaders.turns import Turn
 from .media import IMAGES
-from .record import Record, Turn, load_json
-from .refuse import OTHER_MEDIA, refuse_other_media
+from .record import Record, load_json
 
 
 class _Row(msgspec.Struct):

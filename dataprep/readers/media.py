@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from ...errors import ImageError, RecordError
-from ..image import read_header
+from ...loaders.image_header import read_header
 
 IMAGES = (
     "image", "images", "image_path", "image_paths", "img", "img_path", "image_file", "image_files",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError, NevaPrepError, RecordError
-from ..files import TEMPORARY_SUFFIX, DiskError
+from ...errors import ConfigError, DiskError, NevaPrepError, RecordError
+from ..files import TEMPORARY_SUFFIX
 from ..source import Source, open_source
 
 STAGED_FILE = "records.jsonl"

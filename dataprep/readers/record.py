@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
+from ...loaders.turns import Turn
+
 
 def load_json(raw: bytes) -> Any:
     """Any JSON text as Python objects; slower and more lenient than msgspec, yet no NaN passes.
@@ -20,14 +22,6 @@ def load_json(raw: bytes) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
-
-
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of a conversation."""
-
-    role: str = msgspec.field(name="from")
-    """`human`, `gpt` or `system`; anything else is rejected by the checks."""
-    value: str
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

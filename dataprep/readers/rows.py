@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ...errors import RecordError
+from ...loaders.refuse import refuse_unread
 from .llava import read_llava
 from .media import IMAGES
 from .record import Read
 from .record_forms import form_of
-from .refuse import refuse_unread
 from .talk import FindTalk, Message, Talk, read_talk
 
 CAPTION_QUESTION = "Describe the image."

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import RecordError
+from ...loaders.refuse import refuse_other_media
 from ..stores.embedded import EmbeddedImage
 from .llava import load_record, read_llava
 from .media import IMAGES, Picture, picture_of
 from .placeholders import Mark, place_images
 from .raw_json import raw_fields
 from .record import Read, Record
-from .refuse import refuse_other_media
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from ...errors import RecordError
-from ..image import EXTENSIONS
+from ...loaders.image_header import EXTENSIONS
 from ..source import MAX_RECORD_BYTES, Source
 from ..stores.archive_file import ArchiveFile
 from ..stores.archive_index import Entry, plain_name

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from ...loaders.image_header import EXTENSIONS, SAME_EXTENSION
 from ...loaders.members import USER_ROLES
-from ..image import EXTENSIONS, SAME_EXTENSION
 from .item import Item, LeftOut, Picture, plain_answer, plain_question
 from .scripts import SCRIPTS, count_letters
 from .tally import Tally

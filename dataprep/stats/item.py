@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...loaders.format import IMAGE_PLACEHOLDER
-from ..readers.record import Turn
+from ...loaders.turns import Turn
 
 
 class Picture(NamedTuple):

@@ -15,7 +15,7 @@ from ...loaders.format import IMAGE_PLACEHOLDER, INDEX_FILE, ImageEntry
 from ...loaders.members import JSON_MEMBER, USER_ROLES, read_record
 from ...loaders.remote_shard import open_shard, shard_size
 from ...loaders.shard import open_index
-from ..readers.record import Turn
+from ...loaders.turns import Turn
 from .item import Item, LeftOut, Picture
 
 TASK_SAMPLES = 4096

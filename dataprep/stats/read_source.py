@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ...errors import ImageError, NevaPrepError, RecordError
-from ..check import check_placeholders, check_turns
-from ..image import read_header
-from ..options import PIXEL_LIMIT
+from ...loaders.image_header import PIXEL_LIMIT, read_header
+from ...loaders.turns import check_placeholders, check_turns
 from ..source import Source
 from ..stores.store import ImageStore, read_image
 from .item import Item, LeftOut, Picture
@@ -77,7 +76,7 @@ class SourceReader:
 
     def _item(self, key: str, offset: int, raw: bytes) -> Item:
         record = self._read(raw).record
-        check_placeholders(record, check_turns(record.turns), insert=False)
+        check_placeholders(len(record.images), check_turns(record.turns), insert=False)
         pictures = [self._picture(path) for path in record.images]
         return Item(key, offset, len(raw), record.turns, pictures)
 

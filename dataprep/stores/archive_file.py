@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ...errors import ConfigError, ImageError
-from ..folder import MAX_FILE_BYTES, machine_trouble
+from ...loaders.image_folder import MAX_FILE_BYTES, machine_trouble
 
 
 class ArchiveFile:

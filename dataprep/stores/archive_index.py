@@ -17,8 +17,8 @@ import numpy as np
 import xxhash
 
 from ...errors import ImageError
+from ...loaders.image_folder import refuse_odd_path
 from ..files import TEMPORARY_SUFFIX, told, write_file
-from ..folder import refuse_odd_path
 
 ROW = np.dtype(
     [("check", "<u8"), ("offset", "<u8"), ("size", "<u8"), ("packed", "<u8"), ("crc", "<u4"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .store import ImageStore, Room
+from ...loaders.image_folder import Room
+from .store import ImageStore
 
 
 class EmbeddedImage(str):

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...loaders.image_folder import ImageFolder
 from ...loaders.remote import is_remote
 from ..fetch import fetch_source
-from ..folder import ImageFolder
 from . import table_images, tar_images, zip_images
 from .embedded import WithEmbedded
 from .store import ImageStore

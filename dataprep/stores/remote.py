@@ -13,12 +13,11 @@ import numpy as np
 import xxhash
 
 from ...errors import ConfigError, ImageError
+from ...loaders.image_folder import MAX_FILE_BYTES, Room, refuse_odd_path
 from ...loaders.remote import Place, open_place
 from ...loaders.remote_errors import MissingObjectError
 from ..files import told, write_file
-from ..folder import MAX_FILE_BYTES, refuse_odd_path
 from .embedded import EmbeddedImage, WithEmbedded
-from .store import Room
 
 PARALLEL_REQUESTS = 32
 """Of one process."""

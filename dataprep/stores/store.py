@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-Room = Callable[[int], memoryview]
-"""Gives so many writable bytes; what it gave before is void then."""
+from ...loaders.image_folder import Room
 
 
 class ImageStore(Protocol):

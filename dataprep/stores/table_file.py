@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import ConfigError, RecordError
-from ..folder import machine_trouble
+from ...loaders.image_folder import machine_trouble
 from .archive_file import ArchiveFile
 from .parquet_pages import Values, find_values
 

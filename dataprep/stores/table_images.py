@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, unquote
 
-from ...errors import ImageError, NevaPrepError
-from ..files import DiskError
-from ..folder import ImageFolder
+from ...errors import DiskError, ImageError, NevaPrepError
+from ...loaders.image_folder import ImageFolder, Room
 from .archive_file import ArchiveFile, check_size
-from .store import Room
 from .table_file import Batch, TableFile, arrow, arrow_errors, damaged, open_table
 from .table_files import folder_of, table_files
 

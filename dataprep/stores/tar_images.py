@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ConfigError, ImageError
+from ...loaders.image_folder import Room
 from ..tar import BLOCK_BYTES
 from .archive_file import ArchiveFile, check_size, refuse, reject_damaged
 from .archive_index import Entry, Members, open_index
-from .store import Room
 
 PREFIX = "tars="
 """What a manifest says of a folder of tars before its path."""

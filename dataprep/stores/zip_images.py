@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ...errors import ConfigError, ImageError
+from ...loaders.image_folder import Room
 from .archive_file import ArchiveFile, check_size, refuse, reject_damaged
 from .archive_index import Entry, open_index
-from .store import Room
 
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 """Begin of an archive with members, and of one without."""

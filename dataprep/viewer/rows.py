@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
+from ...loaders.image_folder import ImageFolder
 from ...loaders.members import load_member
 from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
-from ..folder import ImageFolder
 from ..look.dataset import CONVERSATION
 from ..look.open import Looked
 from ..look.record import check_record

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ..errors import ImageError
-from .options import PIXEL_LIMIT
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Bytes = bytes | bytearray | memoryview
+PIXEL_LIMIT = 89_478_485
+"""Width x height that is let through unless another limit is given."""
 
 # Pillow's name -> member extension. What Pillow reads beyond these is refused: some of its readers
 # run other programs (EPS) or are rarely tested.
@@ -128,7 +129,7 @@ def _png_header(data: Bytes) -> Header | None:
 def _pillow_header(data: Bytes, pixel_limit: int) -> Header:
     from PIL import Image, UnidentifiedImageError
 
-    from ..loaders.decode import stored_size
+    from .decode import stored_size
 
     try:
         with _opened(data, pixel_limit) as image:

@@ -6,12 +6,14 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NoReturn
 
-from ..errors import ConfigError, ImageError
-from .files import DiskError
-from .stores.store import Room
+from ..errors import ConfigError, DiskError, ImageError
+
+Room = Callable[[int], memoryview]
+"""Gives so many writable bytes; what it gave before is void then."""
 
 MAX_FILE_BYTES = 512 << 20
 # A FIFO named like an image would block for ever without O_NONBLOCK.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import Any, NoReturn
 
-from ...errors import RecordError
+from ..errors import RecordError
 
 _OTHER_MEDIA = {
     "video_record": ("video", "videos", "video_path", "video_url"),
