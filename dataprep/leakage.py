@@ -14,6 +14,7 @@ import xxhash
 
 from ..errors import ConfigError, ImageError, ShardError
 from ..loaders.format import IMAGE_PLACEHOLDER, MANIFEST_FILE, read_manifest
+from ..loaders.loose_record import load_json
 from ..loaders.turns import Turn
 from .checked import check_records
 from .duplicates import Place
@@ -21,7 +22,6 @@ from .options import ConvertOptions
 from .perceptual import distances, look_of
 from .pictures import Pictures, digest_of
 from .readers.open import open_any
-from .readers.record import load_json
 from .stores.open import open_images
 from .tar_reader import BrokenTarError, Member, TarReader
 

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from ..errors import NevaPrepError, RecordError, ShardError
-from .readers.record import Record, load_json
+from ..loaders.loose_record import load_json
+from .readers.record import Record
 from .reasons import REJECTIONS
 from .source import Source
 

@@ -37,6 +37,10 @@ class ImageFolder:
         # Folders repeat from image to image: each is resolved once.
         self._parent = lru_cache(maxsize=65536)(self._resolve_parent)
 
+    def __reduce__(self) -> tuple[type[ImageFolder], tuple[str]]:
+        """For other processes, which resolve folders anew."""
+        return ImageFolder, (self.root,)
+
     def open(self, path: str) -> tuple[int, int]:
         """Open an image.
 
@@ -69,8 +73,22 @@ class ImageFolder:
             _reject("image_too_large", f"image {path!r} has {status.st_size:,} bytes")
         return fd, status.st_size
 
+    def read(self, path: str) -> bytes:
+        """The bytes of an image.
+
+        Raises:
+            ImageError: with the reason; the message has the path.
+            DiskError: the machine cannot read it.
+        """
+        fd, _ = self.open(path)
+        try:
+            with open(fd, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise machine_trouble(path, error) from error
+
     def read_into(self, path: str, room: Room) -> memoryview:
-        """Read an image to where it is wanted; see stores.store.ImageStore.
+        """Read an image to where it is wanted; see dataprep.stores.store.
 
         Raises:
             ImageError: with the reason; the message has the path.

@@ -7,6 +7,7 @@ and counted when it comes up. Images are opened one by one, which a network disk
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from .blend import Blend
 from .config import MultiModalSampleConfig
 from .energon_loader import StartMethod
 from .image_config import Fit
+from .image_folder import ImageFolder
 from .pixel_reader import PixelReader, make_pixel_reader
 from .read_image import ImageReader
 from .record_file import RecordFile
@@ -199,6 +201,7 @@ class NevaLazyDataModule(StreamDataModule):
                     file=file,
                     indices=indices,
                     images=_folder(self.data_config.image_folder),
+                    max_pixels=_max_pixels(self.task_encoder.preparer.reader),
                     number=weights[number] if weights else 1.0,
                     seed=self._seed,
                 )
@@ -236,12 +239,12 @@ def _check_weights(paths: Sequence[Path], weights: Sequence[float] | None) -> li
     return [float(weight) for weight in weights]
 
 
-def _folder(path: str | os.PathLike[str] | None) -> Path | None:
+def _folder(path: str | os.PathLike[str] | None) -> ImageFolder | None:
     if path is None:
         return None
     if not Path(path).is_dir():
         raise ConfigError(f"image_folder={path}: is no folder; correct the path")
-    return Path(path).resolve()
+    return ImageFolder(os.fspath(path))
 
 
 def _reader(processor: Any, fit: Fit | None) -> ImageReader:
@@ -254,6 +257,11 @@ def _reader(processor: Any, fit: Fit | None) -> ImageReader:
     if reader.config is None and fit is not None:
         raise _own_fit(reader.processor, fit)
     return make_pixel_reader(reader, fit=fit)
+
+
+def _max_pixels(reader: ImageReader) -> int:
+    """Limit of what reads images; one of another kind looks at that itself."""
+    return int(getattr(reader.config or reader, "max_pixels", sys.maxsize))
 
 
 def _own_fit(processor: Any, fit: Fit) -> ConfigError:

@@ -1,120 +1,122 @@
-"""What a record of a JSON file says: its turns and its images, or why it cannot be read as it is.
+"""What a record of a JSON file says: its turns and its images, or why it is refused.
 
-These are convert's rules, so that both ways train on the same: a system text is the first turn,
-images may stand under another name, and a record whose conversation would lack what another field
-says is refused with convert's reason.
+These are convert's rules and reasons, so that both ways train on the same: a record is brought into
+LLaVA's form, and then checked by the functions that convert checks it with.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import RecordError
+from .format import IMAGE_PLACEHOLDER
+from .loose_record import check_fields, read_paths, read_turns
+from .refuse import refuse_part, refuse_unread
+from .turns import check_placeholders, check_turns
 
-_IMAGES = ("image", "images")
-_OTHER_IMAGES = (
-    "image_path", "image_paths", "img", "img_path", "image_file", "image_files", "image_url",
-    "image_urls", "file_name",
-)  # fmt: skip
-_UNREAD = {
-    "video": "video_record",
-    "videos": "video_record",
-    "video_path": "video_record",
-    "video_url": "video_record",
-    "audio": "audio_record",
-    "audios": "audio_record",
-    "audio_path": "audio_record",
-    "audio_url": "audio_record",
-    "tools": "unread_field",
-    "functions": "unread_field",
+ROLES = {
+    **dict.fromkeys(("human", "user", "prompter", "questioner"), "human"),
+    **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt", "ai", "answerer"), "gpt"),
+    **dict.fromkeys(("system", "developer"), "system"),
 }
-"""Field -> reason for which a record that has it is refused."""
-_PREFERENCES = (("chosen", "rejected"), ("conversations_a", "conversations_b"))
+"""Role in lower case -> its name in LLaVA's form."""
+IMAGES = (
+    "image", "images", "image_path", "image_paths", "img", "img_path", "image_file", "image_files",
+    "image_url", "image_urls", "file_name",
+)  # fmt: skip
+"""Fields beside a conversation that hold its images."""
+UNREAD = ("tools", "functions")
+"""Fields that a conversation would lack."""
+UNREAD_IN_MESSAGE = ("tool_calls", "function_call")
 _PATH_IN_TEXT = re.compile(r"<img>[^<>\n]+</img>")
 """Qwen-VL's images."""
 
 
-def messages_of(record: Mapping[str, Any], place: str) -> list[dict[str, Any]]:
-    """The turns, after the record's system text if it has one.
+def read_fields(record: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The turns of a record, after its system text if it has one, and paths of its images.
 
     Args:
-        record: of LLaVA's form, or with a list `messages`.
-        place: file and number, for messages.
+        record: of LLaVA's form, or with `messages` of `role` and `content`.
 
     Raises:
-        RecordError: no list of turns, or one that would lack what another field says.
+        RecordError: it is not fit to train on, with a reason of docs/reasons.md; the message lacks
+            the record's place.
     """
-    messages = record.get("conversations", record.get("messages"))
-    if not isinstance(messages, list) or not all(isinstance(turn, dict) for turn in messages):
-        raise RecordError(
-            f"{place}: has no list of turns as 'conversations'; correct the record",
-            reason="missing_conversations",
-        )
-    for name, reason in _UNREAD.items():
-        if record.get(name):
-            raise RecordError(
-                f"{place}: has '{name}', which no conversation about images can say; drop the "
-                "record",
-                reason=reason,
-            )
-    for first, second in _PREFERENCES:
-        if first in record and second in record:
-            raise RecordError(
-                f"{place}: has '{first}' and '{second}', two answers to choose from; drop the "
-                "record, or write one as its answer",
-                reason="preference_record",
-            )
+    check_fields(record)
+    refuse_unread(record, UNREAD)
+    messages = _messages(record)
+    turns = read_turns({"conversations": messages})
+    field = _image_field(record)
+    paths = read_paths(record, field)
+    found = check_turns(turns)
+    if not paths and any(_PATH_IN_TEXT.search(turn.value) for turn in turns):
+        _refuse_form("has images within its text as '<img>path</img>'")
+    check_placeholders(len(paths), found, insert=False)
+    return messages, paths
+
+
+def _messages(record: dict[str, Any]) -> Any:
+    """The conversation in LLaVA's form; of any type, as long as it is not checked."""
+    name = "messages" if "conversations" not in record and "messages" in record else "conversations"
+    if not isinstance(record.get(name), list):
+        # It is refused with what it has in place of a list.
+        read_turns({"conversations": record[name]} if name in record else record)
+    messages = [_message(number, turn) for number, turn in enumerate(record[name])]
     system = record.get("system")
-    if not isinstance(system, str) or not system.strip():
-        return messages
-    if messages and messages[0].get("from", messages[0].get("role")) == "system":
-        raise RecordError(
-            f"{place}: has 'system' and a first turn of that role; leave one",
-            reason="field_conflict",
-        )
-    return [{"from": "system", "value": system}, *messages]
+    if isinstance(system, str) and system.strip():
+        return [{"from": "system", "value": system}, *messages]
+    return messages
 
 
-def image_paths_of(
-    record: Mapping[str, Any], messages: list[dict[str, Any]], place: str
-) -> list[str]:
-    """Paths of the images, in the order of their placeholders.
-
-    Args:
-        record: the record.
-        messages: its turns.
-        place: file and number, for messages.
-
-    Raises:
-        RecordError: they are no paths, stand in two fields, or in the text.
-    """
-    name = _image_field(record, _IMAGES, place) or _image_field(record, _OTHER_IMAGES, place)
-    if name is None:
-        texts = (str(turn.get("value", turn.get("content"))) for turn in messages)
-        if any(_PATH_IN_TEXT.search(text) for text in texts):
-            raise RecordError(
-                f"{place}: has images within its text as '<img>path</img>', which are read by "
-                "neva-prep convert alone",
-                reason="other_form",
-            )
-        return []
-    found = record[name]
-    paths = [found] if isinstance(found, str) else found
-    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-        raise RecordError(
-            f"{place}: '{name}' is neither a path nor a list of paths; correct the record",
-            reason="bad_image_field",
-        )
-    return paths
+def _message(number: int, turn: Any) -> Any:
+    if not isinstance(turn, dict):
+        return turn
+    refuse_unread(turn, UNREAD_IN_MESSAGE)
+    role, text = ("from" if "from" in turn else "role"), ("value" if "value" in turn else "content")
+    said = turn.get(role)
+    name = ROLES.get(said.strip().lower(), said) if isinstance(said, str) else said
+    if (role, text) == ("from", "value") and name == said:
+        return turn
+    message = {key: turn[key] for key in turn if key not in (role, text)}
+    if role in turn:
+        message["from"] = name
+    if text in turn:
+        content = turn[text]
+        is_parts = text == "content" and isinstance(content, list)
+        message["value"] = _text_of(content, name, f"turn {number}") if is_parts else content
+    return message
 
 
-def _image_field(record: Mapping[str, Any], names: tuple[str, ...], place: str) -> str | None:
-    present = [name for name in names if record.get(name) not in (None, [])]
-    if len(present) > 1:
-        raise RecordError(
-            f"{place}: has both '{present[0]}' and '{present[1]}'; leave one",
-            reason="field_conflict",
-        )
-    return present[0] if present else None
+def _text_of(parts: list[Any], role: Any, where: str) -> str:
+    return "".join(_part(part, role, where) for part in parts)
+
+
+def _part(part: Any, role: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    kind = str(part.get("type")) if isinstance(part, dict) else type(part).__name__
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind != "image":
+        refuse_part(kind, where)
+    if role != "human":
+        raise RecordError(f"{where} ({role}) holds an image", reason="image_in_answer")
+    if any(part[name] is not None for name in part if name != "type"):
+        _refuse_form(f"{where} holds an image with its path")
+    return IMAGE_PLACEHOLDER
+
+
+def _image_field(record: dict[str, Any]) -> str:
+    """Field that holds the images; LLaVA's where none does."""
+    own = [name for name in IMAGES[:2] if record.get(name) is not None]
+    if len(own) < 2 and not (own and record[own[0]]):
+        others = [name for name in IMAGES[2:] if record.get(name) not in (None, [], "")]
+        own = others or own
+    if len(own) > 1:
+        raise RecordError(f"has both '{own[0]}' and '{own[1]}'", reason="field_conflict")
+    return own[0] if own else IMAGES[0]
+
+
+def _refuse_form(finding: str) -> NoReturn:
+    raise RecordError(f"{finding}, which neva-prep convert alone reads", reason="other_form")

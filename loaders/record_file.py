@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xxhash
 
 from ..errors import ConfigError, RecordError
+from .loose_record import load_record
 
 _GAP = re.compile(rb"[ \t\r\n,]*")
 _BLANK = re.compile(rb"[ \t\r\n]*")
@@ -52,21 +53,17 @@ class RecordFile:
         """A record.
 
         Raises:
-            RecordError: it is no JSON object; the message has the file and its number.
+            RecordError: it is no JSON object; the message lacks its place.
         """
         start, end = self.spans[index]
+        raw = self._map()[start:end]
         try:
-            record = msgspec.json.decode(self._map()[start:end])
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RecordError(
-                f"{self.path}:{index}: is no valid JSON ({error}); correct the record",
-                reason="invalid_json",
-            ) from error
+            record = msgspec.json.decode(raw)
+        except (ValueError, RecursionError):
+            # It may be sound all the same: half a surrogate pair beside the conversation, say.
+            record = load_record(raw)
         if not isinstance(record, dict):
-            raise RecordError(
-                f"{self.path}:{index}: is a {type(record).__name__}, not an object; correct it",
-                reason="not_an_object",
-            )
+            raise RecordError("is no object", reason="not_an_object")
         return record
 
     def fingerprint(self) -> str:

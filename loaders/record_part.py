@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import xxhash
 from megatron.energon import WorkerConfig
 from megatron.energon.source_info import SourceInfo
 
-from ..errors import ImageError, NevaPrepError
+from ..errors import DiskError, ImageError, NevaPrepError, RecordError
+from .image_folder import ImageFolder
+from .image_header import PIXEL_LIMIT, read_header
 from .indexed import IndexedFactory
-from .record_fields import image_paths_of, messages_of
+from .record_fields import read_fields
 from .record_file import RecordFile
 from .sample import ConversationSample, FailedSample
 
@@ -24,7 +25,10 @@ class RecordPart:
     file: RecordFile
     indices: Any
     """int64[samples]; numbers of the records."""
-    images: Path | None
+    images: ImageFolder | None
+    """Where they lie; None for records without images."""
+    max_pixels: int = PIXEL_LIMIT
+    """Largest width x height of an image."""
     number: float = 1.0
     seed: int = 0
     shards: None = None
@@ -67,39 +71,40 @@ class RecordPart:
             "__subflavors__": {},
             "__sources__": (source,),
         }
-        place = f"{self.file.path}:{number}"
         try:
             record = self.file.read(number)
-            messages = messages_of(record, place)
-            paths = image_paths_of(record, messages, place)
+            messages, paths = read_fields(record)
+            identity = record.get("id")
             return ConversationSample(
                 **keys,
-                id=str(record.get("id", number)),
+                id=str(number if identity is None else identity),
                 messages=messages,
-                images=[self._image(path, place) for path in paths],
+                images=[self._image(path) for path in paths],
                 record=record,
             )
         except NevaPrepError as error:
-            return FailedSample(**keys, error=error)
+            return FailedSample(**keys, error=_placed(error, f"{self.file.path}:{number}"))
 
-    def _image(self, path: str, place: str) -> bytes:
+    def _image(self, path: str) -> bytes:
         if self.images is None:
             raise ImageError(
-                f"{place}: has an image, and image_folder is not set; set it in ImageDataConfig",
+                f"has image {path[:200]!r}, and image_folder of ImageDataConfig is not set",
                 reason="missing_image",
             )
         try:
-            file = (self.images / path).resolve()
-            if Path(path).is_absolute() or not file.is_relative_to(self.images):
-                raise ImageError(
-                    f"{place}: image {path!r} lies outside image_folder; move it there",
-                    reason="path_traversal",
-                )
-            return file.read_bytes()
-        # A zero byte or half a character is a ValueError, links in a circle are a RuntimeError.
-        except (OSError, ValueError, RuntimeError) as error:
-            finding = getattr(error, "strerror", None) or error
-            raise ImageError(
-                f"{place}: image {path!r} cannot be read ({finding}); correct the path",
-                reason="missing_image",
-            ) from error
+            content = self.images.read(path)
+        except DiskError as error:
+            raise ImageError(str(error), reason="unreadable_image") from error
+        try:
+            read_header(content, pixel_limit=self.max_pixels)
+        except ImageError as error:
+            raise ImageError(f"image {path[:200]!r} {error}", reason=error.reason) from error
+        return content
+
+
+def _placed(error: NevaPrepError, place: str) -> NevaPrepError:
+    """The same with the record's place and a way out."""
+    kind = ImageError if isinstance(error, ImageError) else RecordError
+    placed = kind(f"{place}: {error}; correct the record, or drop it", reason=error.reason)
+    placed.__cause__ = error
+    return placed

@@ -20,6 +20,7 @@ from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
 from neva_prep.dataprep.quarantine import read_quarantine
 from neva_prep.dataprep.reasons import REJECTIONS
+from neva_prep.loaders.image_folder import ImageFolder
 from neva_prep.loaders.record_file import RecordFile
 from neva_prep.loaders.record_part import RecordPart
 from neva_prep.loaders.sample import FailedSample
@@ -81,6 +82,7 @@ SOUND = {
     "a GIF": shown("a.gif"),
     "a TIFF": shown("a.tif"),
     "something behind its end": shown("behind.jpg"),
+    "damage that its header does not show": shown("damaged.png"),
 }
 FAULTY = {
     "invalid_json": ["{broken", row(ASK, SAY)[:-1] + ', "n": NaN}', "[" * 3000],
@@ -90,7 +92,6 @@ FAULTY = {
         row(LOOK, SAY, image="a.jpg", images=["b.png"]),
         row(LOOK, SAY, image="a.jpg", images=[]),
         row(LOOK, SAY, img="a.jpg", image_path="b.png"),
-        row(RULE, ASK, SAY, system="Be long."),
     ],
     "video_record": [row(ASK, SAY, video="a.mp4")],
     "audio_record": [row(ASK, SAY, audios=["a.wav"])],
@@ -106,6 +107,7 @@ FAULTY = {
         row(ASK, SAY, RULE, ASK, SAY),
         row(ASK, {"from": None, "value": "So."}),
         row(RULE, RULE, ASK, SAY),
+        row(RULE, ASK, SAY, system="Be long."),
     ],
     "missing_value": [row(ASK, {"from": "gpt"})],
     "bad_value": [row(ASK, {"from": "gpt", "value": 3}), row(ASK, {"from": "gpt", "value": None})],
@@ -139,6 +141,7 @@ FAULTY = {
     "not_an_image": [shown("text.jpg")],
     "corrupt_image": [shown("header.bmp")],
     "too_many_pixels": [shown("huge.png")],
+    "image_too_large": [shown("large.jpg")],
 }
 ELSEWHERE = {
     "other_form": "is of a source's form; docs/loaders.md says what is read",
@@ -149,8 +152,7 @@ ELSEWHERE = {
     "no_text": "of --layout",
     "unfit_layout": "of --layout",
     "damaged_archive": "of archives, which the lazy module does not read",
-    "unreadable_image": "root may read all; see the test below",
-    "image_too_large": "of half a gigabyte; see the test below",
+    "unreadable_image": "tests may run as root, who may read all",
     "invalid_utf8": "no text, so not in the lists above; it is added in the test",
 }
 """Rejections that the lists above leave out, and why."""
@@ -177,6 +179,7 @@ def draw(folder: Path) -> None:
         "empty.jpg": b"",
         "cut.jpg": jpeg[:-100],
         "cut.png": png[:-50],
+        "damaged.png": png[:70] + bytes(20) + png[90:],
         "text.jpg": b"no image at all, but a text",
         "header.bmp": b"BM" + bytes(60),
         "huge.png": png[:16] + (20_000).to_bytes(4, "big") * 2 + png[24:],
@@ -191,6 +194,8 @@ def draw(folder: Path) -> None:
     for name, target in {**links, "outside.jpg": "../outside.jpg"}.items():
         (folder / name).symlink_to(target)
     os.mkfifo(folder / "pipe")
+    with (folder / "large.jpg").open("wb") as file:
+        file.truncate((512 << 20) + 1)
 
 
 def _saved(image: Image.Image, kind: str) -> bytes:
@@ -217,44 +222,45 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def delivered(data: Any, samples: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """Key -> tokens, labels and pixels of an epoch; and what was skipped in it."""
-    found: dict[str, Any] = {}
+def delivered(data: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    """Key -> tokens, labels and pixels of a pass; and what was skipped in it."""
     with data:
-        stream = data.train_dataloader()
-        while sum(data.skip_report().skipped.values()) + len(found) < samples:
-            batch = next(stream)
-            key = batch["__keys__"][0]
-            assert key not in found, "more than an epoch"
-            found[key] = [batch[name].tolist() for name in ("tokens", "labels", "media")]
-        return found, data.skip_report().skipped
+        found = {
+            batch["__keys__"][0]: [batch[name].tolist() for name in ("tokens", "labels", "media")]
+            for batch in data.val_dataloader()
+        }
+        return found, data.skip_report("val").skipped
+
+
+def converted(source: Path) -> dict[int, str]:
+    """What convert rejects: numbers of records, and reasons."""
+    options = ConvertOptions(format="llava", split={"val": 1.0})
+    convert(source, source.parent / "images", source.parent / "out", options)
+    rows = read_quarantine(source.parent / "out/quarantine.jsonl")
+    return {row.index: row.reason for row in rows}
 
 
 def test_a_record_fares_as_in_convert_and_streaming(source: Path) -> None:
-    images, out = source.parent / "images", source.parent / "out"
-    records = RecordFile(source)
-    report = convert(source, images, out, ConvertOptions(format="llava"))
-    rejected = {row.index: row.reason for row in read_quarantine(out / "quarantine.jsonl")}
-
+    rejected = converted(source)
+    records, images = RecordFile(source), ImageFolder(str(source.parent / "images"))
     part = RecordPart(file=records, indices=np.arange(len(records)), images=images)
     read = [part.read(index) for index in range(len(records))]
     failed = {n: each.error.reason for n, each in enumerate(read) if isinstance(each, FailedSample)}
     assert failed == rejected
 
     v1 = encoder(template=get_template("v1"), seq_length=2048)
-    shards = module(out, task_encoder=v1, shuffle_buffer_size=None, **SETTINGS)
-    streamed, skipped = delivered(shards, report.samples)
-    config = {"val_fraction": 0.0, "image_process_mode": None}
-    found, lazily_skipped = delivered(lazy(source, source, config=config, **SETTINGS), len(records))
-    assert found.keys() == streamed.keys()
+    streamed, skipped = delivered(module(source.parent / "out", task_encoder=v1, **SETTINGS))
+    config = {"image_process_mode": None}
+    found, lazily_skipped = delivered(
+        lazy(source, source, val_paths=source, config=config, **SETTINGS)
+    )
+    assert found.keys() == streamed.keys() and len(found) > 40
     assert found == streamed
     assert Counter(lazily_skipped) == Counter(rejected.values()) + Counter(skipped)
 
 
 def test_each_record_has_the_fault_that_it_is_to_have(source: Path) -> None:
-    out = source.parent / "out"
-    convert(source, source.parent / "images", out, ConvertOptions(format="llava"))
-    rejected = {row.index: row.reason for row in read_quarantine(out / "quarantine.jsonl")}
+    rejected = converted(source)
     faults = [*(reason for reason, texts in FAULTY.items() for _ in texts), "invalid_utf8"]
     assert rejected == dict(enumerate(faults, start=len(SOUND)))
     assert FAULTY.keys() | ELSEWHERE.keys() == REJECTIONS.keys()

@@ -84,9 +84,9 @@ REFUSED: dict[str, tuple[Record, str]] = {
     "other images twice": (talk(img="a.jpg", image_path="b.png"), "field_conflict"),
     "system twice": (
         {"system": "A", "messages": [{"role": "system", "content": "B"}]},
-        "field_conflict",
+        "unknown_role",
     ),
-    "an image that no text asks for": (talk("Why?", image_path="a.jpg"), "placeholder_mismatch"),
+    "an image that no text asks for": (talk("Why?", image_path="a.jpg"), "placeholder_missing"),
     "an image in the text": (talk("Picture 1: <img>a.jpg</img>\nWhy?"), "other_form"),
 }
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from ...errors import NevaPrepError
 from ...loaders.image_folder import ImageFolder
+from ...loaders.loose_record import load_json
+from ...loaders.record_fields import ROLES
 from ..readers.form import LLAVA
 from ..readers.placeholders import OTHER_MARKS
-from ..readers.record import load_json
-from ..readers.record_forms import CONVERSATIONS, ROLES, form_of
+from ..readers.record_forms import CONVERSATIONS, form_of
 from .fault import image_paths, is_found
 from .find_images import Found, ImageFinder
 

@@ -12,8 +12,8 @@ import xxhash
 
 from ...errors import ImageError
 from ...loaders.image_header import PIXEL_LIMIT, read_header
+from ...loaders.loose_record import load_json
 from ...loaders.turns import Turn
-from ..readers.record import load_json
 
 CONVERSATIONS = ("conversations", "messages", "conversation")
 

@@ -11,9 +11,10 @@ from typing import Any
 from ...errors import NevaPrepError
 from ...loaders.format import IMAGE_PLACEHOLDER, sample_key
 from ...loaders.image_folder import ImageFolder
+from ...loaders.loose_record import load_json
+from ...loaders.record_fields import ROLES
 from ..readers.placeholders import are_in_order, other_marks
-from ..readers.record import load_json
-from ..readers.record_forms import CONVERSATIONS, ROLES
+from ..readers.record_forms import CONVERSATIONS
 from ..splice import Edit, Field, Value, fields, items
 from .fault import image_field, image_paths, is_found
 from .find_images import Found, ImageFinder, spelled_plainly

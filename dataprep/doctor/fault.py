@@ -8,10 +8,10 @@ from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
 from ...loaders.image_folder import ImageFolder
+from ...loaders.record_fields import IMAGES
 from ..look.record import check_record
 from ..options import ConvertOptions
 from ..readers.form import ReadRecord
-from ..readers.media import IMAGES
 from ..stores.embedded import WithEmbedded
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..readers.record import load_json
+from ...loaders.loose_record import load_json
 
 Path = Sequence[str | int]
 """Keys and positions that lead to a value, such as `("conversations", 2, "value")`."""

@@ -10,10 +10,10 @@ import msgspec
 
 from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
 from ...loaders.format import sample_key
+from ...loaders.loose_record import load_json
 from ...loaders.turns import check_placeholders, check_turns
 from ..quarantine import Rejected
 from ..readers.form import LLAVA, reader_of
-from ..readers.record import load_json
 from ..readers.record_forms import form_of
 from ..source import open_source
 from .record import view_record

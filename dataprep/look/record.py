@@ -10,9 +10,10 @@ import msgspec
 
 from ...errors import ImageError, NevaPrepError
 from ...loaders.image_header import PIXEL_LIMIT, decode_fully, read_header
+from ...loaders.loose_record import load_json
 from ...loaders.turns import check_placeholders, check_turns
 from ..readers.form import ReadRecord, read_as_llava
-from ..readers.record import Record, load_json
+from ..readers.record import Record
 from ..readers.record_forms import CONVERSATIONS
 from ..reasons import REJECTIONS
 from ..stores.store import ImageStore, read_image

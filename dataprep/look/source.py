@@ -14,8 +14,9 @@ from typing import Any
 
 from ...errors import ConfigError, ImageError, NevaPrepError, RecordError
 from ...loaders.format import sample_key
+from ...loaders.loose_record import load_json
 from ..readers.open import open_any
-from ..readers.record import Record, load_json
+from ..readers.record import Record
 from ..readers.record_forms import CONVERSATIONS
 from ..source import Source
 from ..stores.open import HELD, open_images, place_of_images

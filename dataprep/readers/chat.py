@@ -9,19 +9,18 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ...errors import RecordError
+from ...loaders.record_fields import ROLES, UNREAD, UNREAD_IN_MESSAGE
 from ...loaders.refuse import refuse_part, refuse_unread
 from .media import picture_of
 from .placeholders import Mark
 from .raw_json import raw_fields, raw_items
 from .record import Read
-from .record_forms import ROLES, conversation_field, form_of, is_pair
+from .record_forms import conversation_field, form_of, is_pair
 from .talk import Message, Talk, read_talk
 
 _ROLE = ("from", "role", "speaker")
 _TEXT = ("value", "content", "text")
 _ASKS, _ANSWERS = ("human", "user"), ("assistant", "gpt")
-UNREAD = ("tools", "functions")
-_UNREAD_IN_MESSAGE = ("tool_calls", "function_call")
 
 
 def read_chat(raw: bytes) -> Read:
@@ -63,7 +62,7 @@ def _message(number: int, turn: dict[str, Any], found: dict[str, bytes]) -> Mess
         raise RecordError(f"turn {number} has no role: {_keys(turn)}", reason=reason)
     if value is None:
         raise RecordError(f"turn {number} ({turn[role]!r}) has no text", reason="missing_value")
-    refuse_unread(turn, _UNREAD_IN_MESSAGE)
+    refuse_unread(turn, UNREAD_IN_MESSAGE)
     pieces = _pieces(turn[value], f"turn {number} ({turn[role]!r})")
     name = ROLES.get(turn[role].strip().lower(), turn[role])
     return Message(name, pieces, _rest(found, role, value))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...errors import ConfigError
-from .media import IMAGES
+from ...loaders.record_fields import IMAGES
 from .record_forms import form_of
 
 NAMES: dict[str, tuple[str, ...]] = {

@@ -13,9 +13,10 @@ import msgspec
 
 from ...errors import RecordError
 from ...loaders.format import IMAGE_PLACEHOLDER
+from ...loaders.loose_record import load_json
 from ...loaders.members import DOCUMENT_ROLE
 from ...loaders.turns import Turn
-from .record import Read, Record, load_json
+from .record import Read, Record
 
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 

@@ -10,8 +10,8 @@ import numpy as np
 import xxhash
 
 from ...errors import RecordError
+from ...loaders.loose_record import load_json
 from ..source import Source
-from .record import load_json
 
 
 class Lookup:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from ...errors import RecordError
+from ...loaders.loose_record import check_fields, load_record, read_paths, read_turns
+from ...loaders.record_fields import IMAGES
 from ...loaders.refuse import OTHER_MEDIA, refuse_other_media
 from ...loaders.turns import Turn
-from .media import IMAGES
-from .record import Record, load_json
+from .record import Record
 
 
 class _Row(msgspec.Struct):
@@ -88,84 +88,10 @@ def _read_slowly(raw: bytes) -> _Row:
     A record can be sound all the same: half a surrogate pair in a field that we only pass on, say.
     """
     row = load_record(raw)
-    if not isinstance(row, dict):
-        _reject("not_an_object", f"is {_kind(row)}, not an object")
-    refuse_other_media(row)
-    if not isinstance(row.get("id"), str | int | float | None) or isinstance(row.get("id"), bool):
-        _reject("bad_id", f"'id' is {_kind(row['id'])}")
-    if isinstance(row.get("id"), str) and not _is_text(row["id"]):
-        _reject("lone_surrogate", "'id' holds half of a surrogate pair")
-    if "conversations" not in row:
-        _reject("missing_conversations", f"has no 'conversations'; its keys: {_keys(row)}")
-    if not isinstance(row["conversations"], list):
-        _reject(
-            "bad_conversations", f"'conversations' is {_kind(row['conversations'])}, not a list"
-        )
-    turns = [_turn(number, turn) for number, turn in enumerate(row["conversations"])]
+    check_fields(row)
+    turns = read_turns(row)
     for field in ("image", "images"):
-        value = row.get(field)
-        paths = value if isinstance(value, list) else [] if value is None else [value]
-        for path in paths:
-            if not isinstance(path, str):
-                _reject("bad_image_field", f"'{field}' holds {_kind(path)}, not a path")
-            if not _is_text(path):
-                _reject("bad_path", f"'{field}' holds half of a surrogate pair: {path!a}")
+        read_paths(row, field)
     known = {name: row.get(name) for name in ("id", "image", "images", *_MORE)}
     found: _Row = _Full(conversations=turns, **known)
     return found
-
-
-def load_record(raw: bytes) -> Any:
-    """A record as Python objects, leniently.
-
-    Raises:
-        RecordError: `invalid_utf8` or `invalid_json`.
-    """
-    try:
-        return load_json(raw)
-    except UnicodeDecodeError as cause:
-        _reject("invalid_utf8", f"byte {cause.start} of the record is not UTF-8")
-    except json.JSONDecodeError as cause:
-        _reject("invalid_json", f"is not valid JSON: {cause.msg} at its character {cause.pos}")
-    except (ValueError, RecursionError) as cause:
-        _reject("invalid_json", f"is not valid JSON: {cause}")
-
-
-def _turn(number: int, turn: Any) -> Turn:
-    if not isinstance(turn, dict):
-        _reject("bad_turn", f"turn {number} is {_kind(turn)}, not an object")
-    if "from" not in turn:
-        _reject("missing_role", f"turn {number} has no 'from'; its keys: {_keys(turn)}")
-    if not isinstance(turn["from"], str):
-        _reject("unknown_role", f"turn {number}: 'from' is {_kind(turn['from'])}")
-    if "value" not in turn:
-        _reject("missing_value", f"turn {number} ({turn['from']!r}) has no 'value'")
-    if not isinstance(turn["value"], str):
-        _reject("bad_value", f"turn {number} ({turn['from']!r}): 'value' is {_kind(turn['value'])}")
-    for text in (turn["from"], turn["value"]):
-        if not _is_text(text):
-            _reject("lone_surrogate", f"turn {number} holds half of a surrogate pair")
-    return Turn(role=turn["from"], value=turn["value"])
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _keys(row: dict[str, Any]) -> str:
-    return ", ".join(repr(key) for key in list(row)[:8]) or "none"
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "true/false", int: "a number", float: "a number", str: "a string"}
-    return {**names, list: "a list", dict: "an object"}[type(value)]
-
-
-def _reject(reason: str, message: str) -> NoReturn:
-    raise RecordError(message, reason=reason)

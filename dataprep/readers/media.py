@@ -12,11 +12,6 @@ import xxhash
 from ...errors import ImageError, RecordError
 from ...loaders.image_header import read_header
 
-IMAGES = (
-    "image", "images", "image_path", "image_paths", "img", "img_path", "image_file", "image_files",
-    "image_url", "image_urls", "file_name",
-)  # fmt: skip
-"""Fields beside a conversation that hold its images."""
 _DATA_URI = re.compile(r"data:(?:image/([A-Za-z0-9.+-]{1,32}))?[^,]{0,100};base64,", re.IGNORECASE)
 _BASE64_BEGINS = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 """Of a JPEG, PNG, GIF and WebP; a path so long and with such a begin is none."""

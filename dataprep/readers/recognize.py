@@ -14,9 +14,9 @@ import msgspec
 
 from ...errors import RecordError
 from ...loaders.format import INFO_FILE, MANIFEST_FILE
+from ...loaders.loose_record import load_json
 from ..source import Source, open_source
 from .documents import document_of
-from .record import load_json
 from .record_forms import CHECK, Form, form_of
 
 _PEEK_BYTES = 64 << 10

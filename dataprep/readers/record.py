@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 import msgspec
 
 from ...loaders.turns import Turn
-
-
-def load_json(raw: bytes) -> Any:
-    """Any JSON text as Python objects; slower and more lenient than msgspec, yet no NaN passes.
-
-    Raises:
-        ValueError: it is no JSON (json.JSONDecodeError) or no UTF-8 (UnicodeDecodeError).
-        RecursionError: it is nested too deeply.
-    """
-    return json.loads(raw.decode(), parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ...loaders.record_fields import IMAGES
 from .interleaved import is_mmc4, is_obelics
-from .media import IMAGES
 from .placeholders import OTHER_MARKS
 
-ROLES = {
-    **dict.fromkeys(("human", "user", "prompter", "questioner"), "human"),
-    **dict.fromkeys(("gpt", "assistant", "bot", "model", "chatgpt", "ai", "answerer"), "gpt"),
-    **dict.fromkeys(("system", "developer"), "system"),
-}
-"""Role in lower case -> its name in LLaVA's form."""
 CONVERSATIONS = ("conversations", "messages", "conversation")
 """Fields that a list of messages goes by."""
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ...errors import RecordError
+from ...loaders.record_fields import IMAGES
 from ...loaders.refuse import refuse_unread
 from .llava import read_llava
-from .media import IMAGES
 from .record import Read
 from .record_forms import form_of
 from .talk import FindTalk, Message, Talk, read_talk

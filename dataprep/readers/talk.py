@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import RecordError
+from ...loaders.loose_record import load_record
+from ...loaders.record_fields import IMAGES
 from ...loaders.refuse import refuse_other_media
 from ..stores.embedded import EmbeddedImage
-from .llava import load_record, read_llava
-from .media import IMAGES, Picture, picture_of
+from .llava import read_llava
+from .media import Picture, picture_of
 from .placeholders import Mark, place_images
 from .raw_json import raw_fields
 from .record import Read, Record

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ...errors import RecordError
+from ...loaders.loose_record import load_json
 from ..source import MAX_RECORD_BYTES, Source
 from .columns import choose_columns
 from .quotes import find_fault
-from .record import load_json
 from .staging import staged
 
 _MARKS = "\t,;|"

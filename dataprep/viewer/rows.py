@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
 from ...loaders.image_folder import ImageFolder
+from ...loaders.loose_record import load_json
 from ...loaders.members import load_member
 from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
@@ -21,7 +22,6 @@ from ..look.sample import turns_of
 from ..look.source import Records
 from ..look.view import Turn
 from ..readers.open import look_into
-from ..readers.record import load_json
 from ..stores.embedded import EmbeddedImage
 
 HEAD = 240
