@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import xxhash
 
 from ..errors import ConfigError, RecordError
 from .loose_record import load_record
+from .spans import array_spans, line_spans, skip_space
 
-_GAP = re.compile(rb"[ \t\r\n,]*")
-_BLANK = re.compile(rb"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -85,39 +83,12 @@ class RecordFile:
 
     def _find(self) -> Iterator[tuple[int, int]]:
         data = self._map()
-        start = _skip(_BLANK, data, len(_BOM) if data[:3] == _BOM else 0)
-        if data[start : start + 1] == b"[":
-            return self._find_in_array(data, start)
-        return _find_lines(data, start)
-
-    def _find_in_array(self, data: mmap.mmap, start: int) -> Iterator[tuple[int, int]]:
-        try:
-            with memoryview(data) as view:
-                raws = msgspec.json.decode(view[start:], type=list[msgspec.Raw])
-                sizes = [len(memoryview(raw)) for raw in raws]
-                del raws
-        except (msgspec.DecodeError, RecursionError) as error:
+        start = skip_space(data, len(_BOM) if data[:3] == _BOM else 0)
+        first = data[start : start + 1]
+        if first and first not in b"[{":
             raise RecordError(
-                f"{self.path}: is no JSON array ({error}); correct it, or write one record a line",
-                reason="invalid_json",
-            ) from error
-        cursor = start + 1
-        for size in sizes:
-            cursor = _skip(_GAP, data, cursor)
-            yield cursor, cursor + size
-            cursor += size
-
-
-def _find_lines(data: mmap.mmap, start: int) -> Iterator[tuple[int, int]]:
-    while start < len(data):
-        end = data.find(b"\n", start)
-        end = len(data) if end < 0 else end
-        if data[start:end].strip():
-            yield start, end
-        start = end + 1
-
-
-def _skip(what: re.Pattern[bytes], data: mmap.mmap, place: int) -> int:
-    found = what.match(data, place)
-    assert found is not None, "the pattern matches nothing at all, too"
-    return found.end()
+                f"{self.path}: begins with {first!r}; give a JSON array '[...]' of records or JSON "
+                "lines '{...}'"
+            )
+        spans = array_spans if first == b"[" else line_spans
+        return ((at, at + size) for at, size in spans(self.path, data, start))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,24 @@ def source(tmp_path: Path) -> Path:
     file = tmp_path / "source.jsonl"
     file.write_bytes(b"\n".join(lines))
     return file
+
+
+def test_a_fault_in_an_array_costs_its_record_alone(tmp_path: Path) -> None:
+    sound, half = SOUND["text only"], FAULTY["lone_surrogate"][0]
+    texts = [sound, half, SOUND["half a character beside"], FAULTY["invalid_json"][1], sound]
+    file = tmp_path / "source.json"
+    file.write_text("[\n" + ",\n".join(texts) + "\n]\n")
+    part = RecordPart(file=RecordFile(file), indices=np.arange(5), images=None)
+    read = [part.read(index) for index in range(5)]
+    failed = {n: each.error.reason for n, each in enumerate(read) if isinstance(each, FailedSample)}
+    assert failed == {1: "lone_surrogate", 3: "invalid_json"}
+
+
+def test_a_part_goes_to_other_processes_after_use(source: Path) -> None:
+    images = ImageFolder(str(source.parent / "images"))
+    part = RecordPart(file=RecordFile(source), indices=np.arange(1), images=images)
+    assert pickle.loads(pickle.dumps(part)).read(0).images == part.read(0).images
+    assert pickle.loads(pickle.dumps(part)).read(0).images == part.read(0).images
 
 
 SETTINGS: dict[str, Any] = {

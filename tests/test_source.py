@@ -12,9 +12,9 @@ from convert_help import record
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from neva_prep.dataprep import source as source_module
 from neva_prep.dataprep.source import open_source
 from neva_prep.errors import RecordError
+from neva_prep.loaders import spans as spans_module
 
 TRICKY = [
     '}, {"id"',
@@ -45,7 +45,7 @@ lists = st.one_of(
     st.lists(st.one_of(like_records, loose_records, values), min_size=1, max_size=12),
 )
 spaces = st.text(alphabet=" \t\r\n", max_size=3)
-WINDOWS = [24, 64, 200, source_module.WINDOW_BYTES]
+WINDOWS = [24, 64, 200, spans_module.WINDOW_BYTES]
 quick = settings(
     max_examples=120,
     deadline=None,
@@ -58,13 +58,13 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "source.json"
 
 
-def spans_of(file: Path, content: bytes, window: int = source_module.WINDOW_BYTES) -> list[bytes]:
+def spans_of(file: Path, content: bytes, window: int = spans_module.WINDOW_BYTES) -> list[bytes]:
     """The records that a source is split into, with windows of a size."""
     file.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         # The first window is small, and the next ones grow.
-        patch.setattr(source_module, "FIRST_WINDOW_BYTES", 24)
-        patch.setattr(source_module, "WINDOW_BYTES", window)
+        patch.setattr(spans_module, "FIRST_WINDOW_BYTES", 24)
+        patch.setattr(spans_module, "WINDOW_BYTES", window)
         return [
             content[span.offset : span.offset + span.length] for span in open_source(file).spans()
         ]
@@ -128,8 +128,8 @@ def check_cut(file: Path, whole: bytes, parts: list[bytes], stop: int, window: i
     seen: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
         # The first window is small, and the next ones grow.
-        patch.setattr(source_module, "FIRST_WINDOW_BYTES", 24)
-        patch.setattr(source_module, "WINDOW_BYTES", window)
+        patch.setattr(spans_module, "FIRST_WINDOW_BYTES", 24)
+        patch.setattr(spans_module, "WINDOW_BYTES", window)
         with pytest.raises(RecordError) as caught:
             for span in open_source(file).spans():
                 seen.append(whole[span.offset : span.offset + span.length])
@@ -156,20 +156,20 @@ def test_every_cut_of_a_small_array_is_an_error_that_names_the_byte(file: Path) 
         whole = text.encode()
         parts = spans_of(file, whole)
         for stop in range(len(whole)):
-            check_cut(file, whole, parts, stop, 16 if stop % 2 else source_module.WINDOW_BYTES)
+            check_cut(file, whole, parts, stop, 16 if stop % 2 else spans_module.WINDOW_BYTES)
 
 
 def test_records_may_be_larger_than_the_window(file: Path) -> None:
     large = {"id": "large", "text": "}, {" * (5 << 18)}
     parts = [json.dumps(row).encode() for row in (record("a"), large, record("b"), large, [large])]
-    assert len(parts[1]) > source_module.WINDOW_BYTES
+    assert len(parts[1]) > spans_module.WINDOW_BYTES
     assert spans_of(file, b"[" + b",\n".join(parts) + b"]") == parts
 
 
 def test_first_field_may_differ_from_record_to_record(file: Path) -> None:
     rows = [dict([(f"field {n}", n), *record("a").items()]) for n in range(400)]
     parts = [json.dumps(row).encode() for row in rows]
-    for window in (64, 3000, source_module.WINDOW_BYTES):
+    for window in (64, 3000, spans_module.WINDOW_BYTES):
         assert spans_of(file, b"[" + b", ".join(parts) + b"]", window) == parts
 
 
@@ -188,6 +188,6 @@ def test_byte_of_a_break_is_named_wherever_it_is_among_many_records(file: Path) 
             *parts[number + 1 :],
         ]
         content = b"[" + b", ".join(broken) + b"]"
-        for window in (64, 5000, source_module.WINDOW_BYTES):
+        for window in (64, 5000, spans_module.WINDOW_BYTES):
             with pytest.raises(RecordError, match=f"byte {content.index(b';')}: record {number} "):
                 spans_of(file, content, window)

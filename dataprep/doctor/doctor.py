@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 from ...errors import RecordError
 from ...loaders.image_folder import ImageFolder
 from ...loaders.loose_record import load_json
+from ...loaders.spans import Span
 from ..options import ConvertOptions
 from ..quarantine import Rejected
 from ..readers.open import recognize_source
 from ..readers.open_json import open_json
-from ..source import Span
 from ..sources import Part, read_meta
 from ..stores.table_files import is_pattern, table_files
 from ..watch import Watch

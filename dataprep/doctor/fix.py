@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...errors import ConfigError, DiskError
+from ...loaders.spans import Span
 from ..files import publish, temporary
 from ..plain_text import plain_text
 from ..quarantine import Rejected
-from ..source import Source, Span
+from ..source import Source
 from ..splice import apply
 from .edits import add_id
 from .repair import Change, Repair

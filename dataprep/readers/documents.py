@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...loaders.loose_record import load_json
+from ...loaders.spans import MAX_RECORD_BYTES
 from ..json_object import raw_fields
-from ..source import MAX_RECORD_BYTES, Source
+from ..source import Source
 from .record_forms import CHECK, CONVERSATIONS, Form, form_of
 
 _PEEK_BYTES = 1 << 20

@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 from ...errors import RecordError
 from ...loaders.loose_record import load_json
-from ..source import MAX_RECORD_BYTES, Source
+from ...loaders.spans import MAX_RECORD_BYTES
+from ..source import Source
 from .columns import choose_columns
 from .quotes import find_fault
 from .staging import staged

@@ -18,7 +18,8 @@ import xxhash
 from ...errors import RecordError
 from ...loaders.image_header import EXTENSIONS
 from ...loaders.loose_record import load_json
-from ..source import MAX_RECORD_BYTES, Source
+from ...loaders.spans import MAX_RECORD_BYTES
+from ..source import Source
 from ..stores.archive_file import ArchiveFile
 from ..stores.archive_index import Entry, plain_name
 from ..stores.tar_images import PREFIX, scan_tar, tar_files
