@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import xxhash
 
 from ..errors import ConfigError, RecordError
 from .loose_record import load_record
-from .spans import array_spans, line_spans, skip_space
+from .spans import Span, array_spans, line_spans, skip_space
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -36,7 +37,8 @@ class RecordFile:
         """
         self.path = path
         self._data: mmap.mmap | None = None
-        self.spans: npt.NDArray[np.int64] = np.array(list(self._find()), dtype=np.int64)
+        found = np.fromiter(chain.from_iterable(self._find()), np.int64).reshape(-1, 2)
+        self.spans: npt.NDArray[np.int64] = found.cumsum(axis=1)
         """int64[records, 2]; first byte of each record and the one behind its last."""
         if not len(self.spans):
             raise ConfigError(f"{path}: holds no records; correct the path")
@@ -81,7 +83,7 @@ class RecordFile:
                 ) from error
         return self._data
 
-    def _find(self) -> Iterator[tuple[int, int]]:
+    def _find(self) -> Iterator[Span]:
         data = self._map()
         start = skip_space(data, len(_BOM) if data[:3] == _BOM else 0)
         first = data[start : start + 1]
@@ -91,4 +93,4 @@ class RecordFile:
                 "lines '{...}'"
             )
         spans = array_spans if first == b"[" else line_spans
-        return ((at, at + size) for at, size in spans(self.path, data, start))
+        return spans(self.path, data, start)
