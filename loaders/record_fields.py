@@ -10,6 +10,7 @@ import re
 from typing import Any, NoReturn
 
 from ..errors import RecordError
+from ..templates.messages import IMAGE_PARTS, TEXT_PARTS
 from .format import IMAGE_PLACEHOLDER
 from .loose_record import check_fields, read_paths, read_turns
 from .refuse import refuse_part, refuse_unread
@@ -50,7 +51,8 @@ def read_fields(record: Any) -> tuple[list[dict[str, Any]], list[str]]:
     field = _image_field(record)
     paths = read_paths(record, field)
     found = check_turns(turns)
-    if not paths and any(_PATH_IN_TEXT.search(turn.value) for turn in turns):
+    asked = (turn.value for turn in turns if turn.role == "human")
+    if not paths and any(map(_PATH_IN_TEXT.search, asked)):
         _refuse_form("has images within its text as '<img>path</img>'")
     check_placeholders(len(paths), found, insert=False)
     return messages, paths
@@ -96,9 +98,9 @@ def _part(part: Any, role: Any, where: str) -> str:
     if isinstance(part, str):
         return part
     kind = str(part.get("type")) if isinstance(part, dict) else type(part).__name__
-    if kind == "text" and isinstance(part.get("text"), str):
+    if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
-    if kind != "image":
+    if kind not in IMAGE_PARTS:
         refuse_part(kind, where)
     if role != "human":
         raise RecordError(f"{where} ({role}) holds an image", reason="image_in_answer")

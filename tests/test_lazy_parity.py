@@ -61,6 +61,7 @@ SOUND = {
     "two other names, one empty": row(LOOK, SAY, img="", img_path="b.png"),
     "a placeholder in an answer": row(LOOK, {**SAY, "value": "It is <image>."}, image="a.jpg"),
     "a placeholder in a system turn": row({**RULE, "value": "Of <image>."}, ASK, SAY),
+    "a tag in an answer": row(ASK, {**SAY, "value": "<img>a.jpg</img>"}),
     "fields of its own": row({**ASK, "weight": 0}, {**SAY, "lang": "en"}, score=[1, {"a": None}]),
     "fields of other forms": row(ASK, SAY, messages=[], text="?", question="!"),
     "half a character beside": row(ASK, SAY, note="\ud800"),

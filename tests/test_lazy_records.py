@@ -14,6 +14,9 @@ from loader_help import encoder, module, spell
 
 from neva_prep.dataprep.convert import convert
 from neva_prep.dataprep.options import ConvertOptions
+from neva_prep.dataprep.readers.chat import read_chat
+from neva_prep.errors import RecordError
+from neva_prep.loaders.record_fields import read_fields
 from neva_prep.templates import get_template
 
 Record = dict[str, Any]
@@ -73,6 +76,44 @@ def test_records_mean_the_same_as_to_convert(source: Path) -> None:
         assert meant(data, len(records)) == expected
     assert len(expected) == len(records)
     assert any("Be a pirate." in tokens for tokens, _, _ in expected)
+
+
+def said(*parts: Any, answer: Any = "So.", **fields: Any) -> Record:
+    turns = [{"role": "user", "content": list(parts)}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, **fields}
+
+
+WHY = {"type": "text", "text": "Why?"}
+PARTS: dict[str, tuple[Record, str]] = {
+    "texts": (said(WHY, "How?", answer=[WHY]), ""),
+    "OpenAI's names": (said({"type": "input_text", "text": "Why?"}), ""),
+    "an image that is listed": (said({"type": "image"}, WHY, image="a.jpg"), ""),
+    "an image with its path": (said({"type": "image", "path": "a.jpg"}, WHY), "other_form"),
+    "an image by its address": (
+        said({"type": "image_url", "image_url": {"url": "a.jpg"}}, WHY),
+        "other_form",
+    ),
+    "an image in an answer": (said(WHY, answer=[{"type": "image"}]), "image_in_answer"),
+    "a video": (said({"type": "video"}, WHY), "video_record"),
+    "a number": (said(3), "bad_value"),
+    "a text that is none": (said({"type": "text", "text": 3}), "bad_value"),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_a_message_are_read_or_refused_by_reason(name: str) -> None:
+    record, reason = PARTS[name]
+    if reason:
+        with pytest.raises(RecordError) as raised:
+            read_fields(record)
+        assert raised.value.reason == reason
+        return
+    messages, paths = read_fields(record)
+    found = read_chat(json.dumps(record).encode()).record
+    assert [(turn["from"], turn["value"]) for turn in messages] == [
+        (turn.role, turn.value) for turn in found.turns
+    ]
+    assert tuple(paths) == found.images
 
 
 REFUSED: dict[str, tuple[Record, str]] = {
