@@ -94,7 +94,9 @@ class RecordPart:
         try:
             content = self.images.read(path)
         except DiskError as error:
-            raise ImageError(str(error), reason="unreadable_image") from error
+            # Its way out is convert's.
+            finding = str(error).partition(";")[0]
+            raise ImageError(finding, reason="unreadable_image") from error
         try:
             read_header(content, pixel_limit=self.max_pixels)
         except ImageError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -235,6 +236,24 @@ def test_a_part_goes_to_other_processes_after_use(source: Path) -> None:
     part = RecordPart(file=RecordFile(source), indices=np.arange(1), images=images)
     assert pickle.loads(pickle.dumps(part)).read(0).images == part.read(0).images
     assert pickle.loads(pickle.dumps(part)).read(0).images == part.read(0).images
+
+
+def test_what_a_disk_refuses_is_skipped_with_its_place(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = ImageFolder(str(source.parent / "images"))
+    part = RecordPart(file=RecordFile(source), indices=np.arange(1), images=images)
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("neva_prep.loaders.image_folder.os.open", refuse)
+    error = part.read(0).error
+    assert error.reason == "unreadable_image"
+    assert str(error) == (
+        f"{source}:0: image 'a.jpg' cannot be read: Input/output error; correct the record, or "
+        "drop it"
+    )
 
 
 SETTINGS: dict[str, Any] = {
