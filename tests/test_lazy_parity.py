@@ -63,6 +63,7 @@ SOUND = {
     "a placeholder in an answer": row(LOOK, {**SAY, "value": "It is <image>."}, image="a.jpg"),
     "a placeholder in a system turn": row({**RULE, "value": "Of <image>."}, ASK, SAY),
     "a tag in an answer": row(ASK, {**SAY, "value": "<img>a.jpg</img>"}),
+    "other names beside LLaVA's": row({**ASK, "content": "No."}, {**SAY, "role": "user"}),
     "fields of its own": row({**ASK, "weight": 0}, {**SAY, "lang": "en"}, score=[1, {"a": None}]),
     "fields of other forms": row(ASK, SAY, messages=[], text="?", question="!"),
     "half a character beside": row(ASK, SAY, note="\ud800"),

@@ -116,6 +116,19 @@ def test_parts_of_a_message_are_read_or_refused_by_reason(name: str) -> None:
     assert tuple(paths) == found.images
 
 
+def test_the_text_that_was_checked_is_the_one_that_is_trained(source: Path) -> None:
+    record = talk("Why?")
+    record["conversations"][0]["content"] = "Another?"
+    record["conversations"][1]["role"] = "user"
+    write(source, record)
+    out = source.parent / "out"
+    convert(source, source.parent / "images", out, ConvertOptions())
+    v1 = encoder(template=get_template("v1"))
+    with module(out, task_encoder=v1, shuffle_buffer_size=None, **settings()) as shards:
+        ((tokens, trained, _),) = meant(shards, 1)
+    assert tokens.endswith("USER: Why? ASSISTANT: So.") and trained == " So.</s>"
+
+
 REFUSED: dict[str, tuple[Record, str]] = {
     "video": (talk("<video>\nWhy?", video="a.mp4"), "video_record"),
     "sound": (talk("Why?", audios=["a.wav"]), "audio_record"),
