@@ -229,7 +229,7 @@ def test_a_source_is_checked_as_a_conversion_would(tmp_path: Path) -> None:
         assert {c.id for c in catalogue.cards(Query(state="rejected"), 0, 9)} == {
             "gone",
             "empty",
-            "3",
+            "000000003",
         }
     with running(looked) as address:
         wait_for(address)

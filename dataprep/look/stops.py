@@ -37,7 +37,7 @@ class Stops:
     @property
     def name(self) -> str:
         """Id of the record, or its key where it has none."""
-        return self.record.id or self.record.key
+        return self.record.id
 
     @property
     def is_broken(self) -> bool:

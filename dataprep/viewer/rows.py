@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
+from ...loaders.format import sample_key
 from ...loaders.members import load_member
 from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
 from ..folder import ImageFolder
 from ..look.dataset import CONVERSATION
 from ..look.open import Looked
-from ..look.record import check_record
+from ..look.record import check_record, id_of
 from ..look.sample import turns_of
 from ..look.source import Records
 from ..look.view import Turn
 from ..readers.open import look_into
-from ..readers.record import load_json
 from ..stores.embedded import EmbeddedImage
 
 HEAD = 240
@@ -35,6 +35,7 @@ class Row:
     n: int
     """Its number in what is looked at."""
     id: str
+    """Its key where it has none."""
     split: str
     images: int
     turns: int
@@ -42,6 +43,8 @@ class Row:
     """All turns, a line between them."""
     reason: str | None = None
     """Why it is rejected."""
+    is_named: bool = True
+    """Whether it has an id."""
 
     @property
     def head(self) -> str:
@@ -68,13 +71,16 @@ def row_of(looked: Looked, index: int) -> Row:
         return Row(
             n=index,
             id=record.id,
-            split="",
+            split=record.place.split or "",
             images=0,
             turns=0,
             text=record.text,
             reason=reason or type(error).__name__,
+            is_named=record.is_named,
         )
-    return _row(index, sample.id, sample.place.split or "", len(sample.images), sample.turns)
+    row = _row(index, sample.id, sample.place.split or "", len(sample.images), sample.turns)
+    # Only a source has sound records without an id.
+    return replace(row, is_named=looked.kind != "source" or looked.record(index).is_named)
 
 
 def _rows_of_dataset(looked: Looked) -> Iterator[Row]:
@@ -84,22 +90,22 @@ def _rows_of_dataset(looked: Looked) -> Iterator[Row]:
     reader = ShardReader(looked.path, trusted.shard_samples, frozenset(chosen))
     for index, data in reader.json_members():
         split = split_of.get(reader.shard_of(index), "")
-        yield _row_of_json(index, split, data)
+        # What is wrong with a broken one, and its key, takes a closer look.
+        yield _row_of_json(index, split, data) or row_of(looked, index)
 
 
-def _row_of_json(index: int, split: str, data: bytes) -> Row:
+def _row_of_json(index: int, split: str, data: bytes) -> Row | None:
     record: Any = None
     with suppress(ValueError, RecursionError):
         record = load_member(data)
     if not isinstance(record, dict) or not _is_talk(record.get("conversations")):
-        text = data.decode("utf-8", "replace")
-        return Row(
-            n=index, id=str(index), split=split, images=0, turns=0, text=text, reason="RecordError"
-        )
+        return None
+    if not isinstance(record.get("id"), str | int | float):
+        return None
     images = record.get("images")
     return _row(
         index,
-        str(record.get("id", index)),
+        str(record["id"]),
         split,
         len(images) if isinstance(images, list) else 0,
         turns_of(record["conversations"]),
@@ -122,8 +128,9 @@ def _rows_of_source(looked: Looked) -> Iterator[Row]:
             yield _rejected(index, raw, reason)
             continue
         turns = tuple(Turn(role=turn.role, text=turn.value) for turn in record.turns)
-        name = str(index if record.id is None else record.id)
-        yield _row(index, name, "", len(record.images), turns, reason)
+        name = sample_key(index) if record.id is None else str(record.id)
+        row = _row(index, name, "", len(record.images), turns, reason)
+        yield replace(row, is_named=record.id is not None)
 
 
 def _missing(paths: Sequence[str], folder: ImageFolder) -> str | None:
@@ -139,12 +146,17 @@ def _missing(paths: Sequence[str], folder: ImageFolder) -> str | None:
 
 
 def _rejected(index: int, raw: bytes, reason: str) -> Row:
-    value: Any = None
-    with suppress(ValueError, RecursionError):
-        value = load_json(raw)
-    name = str(value.get("id", index)) if isinstance(value, dict) else str(index)
-    text = raw.decode("utf-8", "backslashreplace")
-    return Row(n=index, id=name, split="", images=0, turns=0, text=text, reason=reason)
+    name = id_of(raw)
+    return Row(
+        n=index,
+        id=sample_key(index) if name is None else name,
+        split="",
+        images=0,
+        turns=0,
+        text=raw.decode("utf-8", "backslashreplace"),
+        reason=reason,
+        is_named=name is not None,
+    )
 
 
 def _is_talk(messages: Any) -> bool:
