@@ -67,6 +67,14 @@ class ImageFolder:
             _reject("image_too_large", f"image {path!r} has {status.st_size:,} bytes")
         return fd, status.st_size
 
+    def find(self, path: str) -> None:
+        """See that an image is there, without reading it.
+
+        Raises:
+            ImageError: with the reason; the message has the path.
+        """
+        os.close(self.open(path)[0])
+
     def read_into(self, path: str, room: Room) -> memoryview:
         """Read an image to where it is wanted; see stores.store.ImageStore.
 

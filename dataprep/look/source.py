@@ -19,7 +19,7 @@ from ..readers.record import Record, load_json
 from ..readers.record_forms import CONVERSATIONS
 from ..source import Source
 from ..stores.open import HELD, open_images, place_of_images
-from ..stores.store import read_image
+from ..stores.store import ImageStore, read_image
 from .record import check_record, id_of, view_record, way_out
 from .sample import turns_of, view_image
 from .view import Place, RecordView, SampleView
@@ -105,11 +105,11 @@ class LookedSource:
             source, lying = open_any(path, Path(work))
             place = place_of_images(lying, images)
             is_wanted = images is not None or bool(source.container)
-            self._folder = open_images(place, Path(work)) if is_wanted else None
+            self.store: ImageStore | None = open_images(place, Path(work)) if is_wanted else None
         self._is_made = bool(source.container)
         self._records = Records(replace(source, path=path))
         self._read = source.reader()
-        if images is None and self._folder is not None and not lying.startswith(HELD):
+        if images is None and self.store is not None and not lying.startswith(HELD):
             self._keep_folder(Path(lying))
 
     @property
@@ -126,7 +126,7 @@ class LookedSource:
         place = self._place(index, line=self._records.line(index))
         error: NevaPrepError | None = None
         try:
-            check_record(raw, self._folder, self._read)
+            check_record(raw, self.store, self._read)
         except (RecordError, ImageError) as found:
             error = found
         fix = way_out(error) if error else ""
@@ -200,22 +200,22 @@ class LookedSource:
 
     def _keep_folder(self, lying: Path) -> None:
         """Look for images where convert would, unless the first ones are not there."""
-        assert self._folder is not None
+        assert self.store is not None
         for index in range(_FIRST):
             try:
                 paths = self._read(self._records[index]).record.images
-                if paths and read_image(self._folder, paths[0]):
+                if paths and read_image(self.store, paths[0]):
                     self.images = lying
                     return
             except ConfigError:
                 break
             except (RecordError, ImageError):
                 continue
-        self._folder = None
+        self.store = None
 
     def _checked(self, index: int) -> tuple[Record, list[bytes]]:
         try:
-            return check_record(self._records[index], self._folder, self._read)
+            return check_record(self._records[index], self.store, self._read)
         except (RecordError, ImageError) as error:
             where = f"{self.path.name}: record {index}"
             raise type(error)(f"{where}: {error}; {way_out(error)}", reason=error.reason) from error

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
@@ -14,15 +12,14 @@ from ...loaders.format import sample_key
 from ...loaders.members import load_member
 from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
-from ..folder import ImageFolder
 from ..look.dataset import CONVERSATION
 from ..look.open import Looked
 from ..look.record import check_record, id_of
 from ..look.sample import turns_of
-from ..look.source import Records
+from ..look.source import LookedSource, Records
 from ..look.view import Turn
 from ..readers.open import look_into
-from ..stores.embedded import EmbeddedImage
+from ..stores.find import finder_of
 
 HEAD = 240
 """Characters of a conversation that stand on its card."""
@@ -59,6 +56,11 @@ def read_rows(looked: Looked) -> Iterator[Row]:
     if looked.kind == "source":
         return _rows_of_source(looked)
     return map(lambda index: row_of(looked, index), range(len(looked)))
+
+
+def image_finder(looked: Looked) -> Callable[[str], None] | None:
+    """What raises ImageError for an image that a source lacks; None where rows cannot tell."""
+    return finder_of(looked.store) if isinstance(looked, LookedSource) else None
 
 
 def row_of(looked: Looked, index: int) -> Row:
@@ -113,16 +115,15 @@ def _row_of_json(index: int, split: str, data: bytes) -> Row | None:
 
 
 def _rows_of_source(looked: Looked) -> Iterator[Row]:
-    """Checked as far as text and the presence of images in a folder tell; no image is read."""
+    """Checked as far as text and the presence of images tell; no image is read."""
     records = Records(look_into(looked.path, None)[0])
     read = records.source.reader()
-    is_folder = looked.images is not None and Path(looked.images).is_dir()
-    folder = ImageFolder(str(looked.images)) if is_folder else None
+    find = image_finder(looked)
     for index in range(len(records)):
         raw = records[index]
         try:
             record, _ = check_record(raw, None, read)
-            reason = None if folder is None else _missing(record.images, folder)
+            reason = None if find is None else _missing(record.images, find)
         except RecordError as error:
             reason = error.reason or type(error).__name__
             yield _rejected(index, raw, reason)
@@ -133,15 +134,12 @@ def _rows_of_source(looked: Looked) -> Iterator[Row]:
         yield replace(row, is_named=record.id is not None)
 
 
-def _missing(paths: Sequence[str], folder: ImageFolder) -> str | None:
-    for path in paths:
-        if isinstance(path, EmbeddedImage):
-            continue
-        try:
-            fd, _ = folder.open(path)
-        except ImageError as error:
-            return error.reason
-        os.close(fd)
+def _missing(paths: Sequence[str], find: Callable[[str], None]) -> str | None:
+    try:
+        for path in paths:
+            find(path)
+    except ImageError as error:
+        return error.reason
     return None
 
 
