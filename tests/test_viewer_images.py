@@ -129,3 +129,11 @@ def test_pictures_of_a_dataset_stand_on_its_cards(tmp_path: Path) -> None:
     made = convert_in(tmp_path, [record("a"), text_record("b")])
     with viewed(made.out) as address:
         assert len(elements(ask(address).tree, "img")) == 1
+
+
+def test_a_key_that_no_record_can_have_is_not_there(tmp_path: Path) -> None:
+    with viewed(make_source(tmp_path, ROWS)) as address:
+        assert ask(f"{address}find?key=000000003").headers["location"].endswith("/sample/3")
+        for key in ("9" * 5000, "6", "x", "%C2%B2", ""):
+            answer = ask(f"{address}find?key={key}")
+            assert answer.status == 404 and b"has no record" in answer.body, key

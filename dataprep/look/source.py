@@ -25,6 +25,8 @@ from .sample import turns_of, view_image
 from .view import Place, RecordView, SampleView
 
 _STEP = 4 << 20
+_DIGITS = 18
+"""Of a key; Python itself refuses to read some thousand."""
 _FIRST = 20
 """Records of which the images are looked for where nobody says where they are."""
 
@@ -184,8 +186,11 @@ class LookedSource:
     def find(self, *, key: str | None = None, id: str | None = None) -> int:
         """Number of a record; its key is that number."""
         if key is not None:
-            if not key.isdecimal():
-                raise ConfigError(f"{self.path}: has no record with key {key!r}; keys are numbers")
+            if not key.isdecimal() or len(key) > _DIGITS:
+                raise ConfigError(
+                    f"{self.path}: has no record with key {key[:100]!r}; keys are numbers of "
+                    f"up to {_DIGITS} digits"
+                )
             self._records.span(int(key))
             return int(key)
         for index in range(len(self)):
