@@ -87,6 +87,14 @@ class ImageFolder:
         except OSError as error:
             raise machine_trouble(path, error) from error
 
+    def find(self, path: str) -> None:
+        """See that an image is there, without reading it.
+
+        Raises:
+            ImageError: with the reason; the message has the path.
+        """
+        os.close(self.open(path)[0])
+
     def read_into(self, path: str, room: Room) -> memoryview:
         """Read an image to where it is wanted; see dataprep.stores.store.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,10 @@ from PIL import Image
 from viewer_help import Answer, ask, catalogued, listed, mixed, settings, wait_for
 
 from neva_prep.dataprep.look.open import Looked, open_looked
-from neva_prep.dataprep.look.stops import Flow
+from neva_prep.dataprep.look.stops import MAX_TURNS, Flow
 from neva_prep.dataprep.look.tokens import view_tokens
+from neva_prep.dataprep.look.view import BatchView
+from neva_prep.dataprep.viewer.app import THREADS
 from neva_prep.dataprep.viewer.cache import PictureCache
 from neva_prep.dataprep.viewer.query import Query
 from neva_prep.dataprep.viewer.serve import running, serve
@@ -106,6 +110,10 @@ def test_every_answer_forbids_what_is_not_its_own(url: str) -> None:
         "text/looked/0/..",
         "text/rejected/0/0",
         "find?key=nosuch",
+        pytest.param("sample/" + "9" * 5000, id="sample/999..."),
+        pytest.param("rejected/" + "9" * 5000, id="rejected/999..."),
+        pytest.param("text/looked/0/" + "9" * 5000, id="text/looked/0/999..."),
+        pytest.param("find?key=" + "9" * 5000, id="find?key=999..."),
         "neva-prep.json",
         "train-000000.tar",
     ],
@@ -113,6 +121,7 @@ def test_every_answer_forbids_what_is_not_its_own(url: str) -> None:
 def test_nothing_but_samples_by_their_number_can_be_had(url: str, path: str) -> None:
     answer = ask(url + path)
     assert answer.status in (404, 500)
+    assert answer.body != b"Internal Server Error"
     for secret in (b"root:", b"xxh3", b"from __future__"):
         assert secret not in answer.body
 
@@ -149,6 +158,37 @@ def test_batches_can_be_walked_forth_and_back(url: str, looked: Looked) -> None:
     ids = [int(text_of(elements(row, "td")[1])) for row in elements(table, "tr")[1:]]
     assert ids == [token.id for token in views[2].rows[0].tokens]
     assert ask(f"{url}batch?step=1000").status == 404
+
+
+def test_a_batch_that_takes_long_keeps_no_other_page_waiting(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, halt = threading.Event(), threading.Event()
+    batches = Flow.batches
+
+    def slowly(flow: Flow, steps: range) -> Iterator[BatchView]:
+        begun.set()
+        halt.wait(30)
+        yield from batches(flow, steps)
+
+    monkeypatch.setattr(Flow, "batches", slowly)
+    with (
+        running(looked, settings=settings()) as address,
+        ThreadPoolExecutor(2 * THREADS) as threads,
+    ):
+        wait_for(address)
+        asked = [threads.submit(ask, f"{address}batch?step=1") for _ in range(2 * THREADS)]
+        try:
+            assert begun.wait(20)
+            assert ask(f"{address}sample/0").status == 200
+            assert not halt.is_set()
+        finally:
+            halt.set()
+        answers = [one.result() for one in asked]
+        refused = [one for one in answers if one.status != 200]
+        assert 0 < len(refused) < len(answers)
+        assert all(b"look again" in one.body for one in refused)
+        assert ask(f"{address}batch?step=1").status == 200
 
 
 def test_a_key_in_a_batch_leads_to_its_sample(url: str, looked: Looked) -> None:
@@ -229,7 +269,7 @@ def test_a_source_is_checked_as_a_conversion_would(tmp_path: Path) -> None:
         assert {c.id for c in catalogue.cards(Query(state="rejected"), 0, 9)} == {
             "gone",
             "empty",
-            "3",
+            "000000003",
         }
     with running(looked) as address:
         wait_for(address)
@@ -325,3 +365,17 @@ def test_a_folder_of_tars_is_shown_with_what_convert_would_reject(tmp_path: Path
         wait_for(address)
         for page in ("", "sample/0", "quarantine", "rejected/1"):
             assert ask(f"{address}{page}").status == 200, page
+
+
+def test_a_record_of_very_many_turns_keeps_nobody_waiting(tmp_path: Path) -> None:
+    many = text_record("many", *(["Why?", "So."] * 1000))
+    few = text_record("few", *(["Why?", "So."] * (MAX_TURNS // 20)))
+    made = convert_in(tmp_path, [many, few])
+    with running(open_looked(made.out), settings=settings()) as address:
+        wait_for(address)
+        page = ask(f"{address}sample/0?tab=tokens")
+        assert f"too many turns to show: 2,000, where tokens are shown of {MAX_TURNS}" in text_of(
+            page.tree
+        )
+        page = ask(f"{address}sample/1?tab=tokens")
+        assert "too many turns" not in text_of(page.tree) and elements(page.tree, css="stream")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser_help import WIDTHS, assert_fits, chromium, pictures_loaded, watched
-from convert_help import Converted, convert_in, record, text_record, turns
+from convert_help import Converted, convert_in, make_source, record, text_record, turns
+from handmade import picture
 from loader_help import encoder
 from PIL import Image
 from viewer_help import settings, wait_for
@@ -298,3 +299,28 @@ def test_the_file_from_disk_runs_nothing_asks_nothing_and_fits(
             page.keyboard.press("1")
             assert page.locator("#s0 .json").is_visible()
             assert not page.locator("#s0 .stream").is_visible()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_source_that_lacks_images_or_ids_fills_no_console_and_fits(
+    browser: Browser, tmp_path: Path, is_known: bool
+) -> None:
+    odd = [SCRIPT + WIDE, BIDI, "\ud800", "a\0b", "", " "]
+    rows = [record(name, f"{name}.jpg") for name in odd]
+    rows += [record("", id=...), record("b", "cut.jpg"), text_record("c", conversations=SCRIPT)]
+    images = {"cut.jpg": b"\xff\xd8\xff", "good.jpg": picture()}
+    source = make_source(tmp_path / "apart", rows, images)
+    folder = tmp_path / "apart" / "images" if is_known else None
+    with running(open_looked(source, images=folder)) as address:
+        wait_for(address)
+        for width in WIDTHS:
+            with watched(browser, address, viewport={"width": width, "height": 844}) as page:
+                for path in ("", "quarantine", *(f"sample/{n}" for n in range(len(rows)))):
+                    page.goto(address + path)
+                    assert_fits(page)
+                    pictures_loaded(page)
+                    assert page.evaluate("document.querySelectorAll('script').length") == 2
+                    heading = page.locator("h1").inner_text()
+                    assert heading.strip()
+                page.goto(address)
+                assert all(name.strip() for name in names(page))

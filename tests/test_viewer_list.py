@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,12 +14,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from convert_help import Converted
-from html_help import elements, text_of
+from convert_help import Converted, convert_in, record, text_record, turns
+from html_help import elements, parse, text_of
 from loader_help import encoder
 from viewer_help import ask, catalogued, listed, mixed, settings, wait_for
 
 from neva_prep.dataprep.look.open import Looked, open_looked
+from neva_prep.dataprep.look.page import write_page
 from neva_prep.dataprep.look.stops import Flow
 from neva_prep.dataprep.look.tokens import view_tokens
 from neva_prep.dataprep.viewer.catalogue import Catalogue
@@ -195,3 +197,64 @@ def test_ctrl_c_is_the_usual_end(converted: Converted, tmp_path: Path) -> None:
         assert process.wait(20) == 0
         assert process.stdout.read() == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_record_without_an_id_is_called_by_the_key_that_becomes_its_id(tmp_path: Path) -> None:
+    rows = [
+        record("first"),
+        record("", id=...),
+        record("", id=None),
+        record("", id=..., conversations=turns("<image>\nWhy?", "")),
+        record("000000004"),
+        "no object",
+    ]
+    made = convert_in(tmp_path, rows)
+    names = ["first", "000000001", "000000002", "000000003", "000000004", "000000005"]
+    converted = [str(one["id"]) for one in made.records.values()]
+    assert converted == [names[n] for n in (0, 1, 2, 4)]
+    with running(open_looked(made.out)) as address:
+        wait_for(address)
+        assert listed(ask(address)) == converted
+    with running(open_looked(tmp_path / "source.json", images=tmp_path / "images")) as address:
+        wait_for(address)
+        page = ask(address)
+        assert listed(page) == names
+        chips = [text_of(one) for one in elements(page.tree, css="unnamed")]
+        assert chips == [f"record {n}, no id" for n in (1, 2, 3, 5)]
+        assert listed(ask(f"{address}?q=000000001")) == ["000000001"]
+        for n, name in enumerate(names):
+            tree = ask(f"{address}sample/{n}").tree
+            assert text_of(elements(tree, "h1")[0]) == name
+            told = [text_of(one) for one in elements(tree, css="unnamed")]
+            assert told == ([] if n in (0, 4) else ["no id; convert makes the key its id"])
+        tree = ask(f"{address}quarantine").tree
+        assert [text_of(one) for one in elements(tree, "h2")][:2] == ["000000003", "000000005"]
+        assert len(elements(tree, css="unnamed")) == 2
+
+
+@pytest.mark.parametrize("name", ["", "   ", "\n", "\u200d", "\u3000"])
+def test_an_id_that_cannot_be_seen_is_shown_in_quotes(tmp_path: Path, name: str) -> None:
+    made = convert_in(tmp_path, [record(name), record(name, conversations=turns("<image>", ""))])
+    with running(open_looked(made.out)) as address:
+        wait_for(address)
+        shown = json.dumps(name)
+        assert listed(ask(address)) == [shown]
+        assert text_of(elements(ask(f"{address}sample/0").tree, "h1")[0]) == shown
+        assert text_of(elements(ask(f"{address}sample/0").tree, "title")[0]).startswith(shown)
+        assert text_of(elements(ask(f"{address}quarantine").tree, "h2")[0]) == shown
+    out = tmp_path / "page.html"
+    write_page(open_looked(made.out), out, count=1)
+    (heading, *_) = elements(parse(out.read_text()), "h2")
+    assert text_of(heading) == shown
+
+
+def test_a_stored_record_without_an_id_is_called_by_its_key_and_not_by_its_place(
+    tmp_path: Path,
+) -> None:
+    made = convert_in(tmp_path, [text_record("", "Why?", ""), record("a"), record("b")])
+    (shard,) = made.out.glob("*.tar")
+    shard.write_bytes(shard.read_bytes().replace(b'"id": "b"', b'"ix": "b"'))
+    with running(open_looked(made.out)) as address:
+        wait_for(address)
+        assert listed(ask(address)) == ["a", "000000002"]
+        assert [text_of(one) for one in elements(ask(address).tree, css="bad")] == ["RecordError"]

@@ -33,7 +33,9 @@ Exit codes: 0 shown, 3 shown, and the record is broken.
 """
 )
 @click.argument("dataset", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of a source's images.")
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Folder, zip or tar of a source's images."
+)
 @click.option("--split", help="Of a dataset; positions are then those in it.  [default: all]")
 @click.option("--index", type=int, help="Position in the dataset, from 0.  [default: 0]")
 @click.option("--key", help="Key in the shard; leading zeros may be left out.")

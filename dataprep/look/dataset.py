@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -66,13 +67,7 @@ class LookedDataset:
         if f"{stored.shard}/{stored.key}" not in self._trusted.excluded_samples:
             return view
         left_out = Finding(reason="excluded", message="split.yaml leaves this sample out")
-        return RecordView(
-            place=view.place,
-            id=view.id,
-            key=view.key,
-            text=view.text,
-            findings=(*view.findings, left_out),
-        )
+        return replace(view, findings=(*view.findings, left_out))
 
     def sample(self, index: int) -> SampleView:
         """The conversation and the images of a sample."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ def cut(text: str, limit: int) -> Cut:
     if len(text) <= limit * 1.2:
         return Cut(shown=text, more="", left=0)
     return Cut(shown=text[:limit], more=text[limit : 5 * limit], left=max(0, len(text) - 5 * limit))
+
+
+def name_of(text: str, limit: int = 200) -> str:
+    r"""The beginning of an id; one that could not be seen stands in quotes, spelled out.
+
+    Example:
+        >>> name_of("cat-7"), name_of(" \n")
+        ('cat-7', '" \\n"')
+    """
+    text = text[:limit]
+    seen = any(character.isprintable() and not character.isspace() for character in text)
+    return text if seen else json.dumps(text)
 
 
 def mark_record(text: str, findings: Sequence[Finding], limit: int) -> list[Piece]:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from ...loaders.format import IMAGE_PLACEHOLDER
 from ..plain_text import plain_text
-from .excerpt import cut, mark_record
+from .excerpt import cut, mark_record, name_of
 from .view import PackView, RowView, TokenView
 
 PAGES = "pages"
@@ -109,6 +109,7 @@ def environment() -> jinja2.Environment:
     )
     env.filters |= {
         "visible": visible,
+        "name": name_of,
         "words": words_with_images,
         "piece": lambda piece: visible(line_marks(piece)),
         "marks": line_marks,

@@ -95,7 +95,8 @@ def open_looked(
     Args:
         path: a source of any form, a folder or an address where `convert` or `energon prepare` made
             a dataset, or the quarantine.jsonl of a conversion.
-        images: folder of a source's images; None to look at its texts alone.
+        images: folder, zip or tar of a source's images; None to look at its texts alone, unless
+            it holds them.
         split: of a dataset, to look at no other.
 
     Raises:

@@ -61,12 +61,14 @@ def view_record(
         message = f"{error}; {fix}" if fix else str(error)
         reason = error.reason or type(error).__name__
         findings = (Finding(reason=reason, message=message, start=start, end=end),)
+    name = id_of(raw)
     return RecordView(
         place=place,
-        id=key if (found := id_of(raw)) is None else found,
+        id=key if name is None else name,
         key=key,
         text=text,
         findings=findings,
+        is_named=name is not None,
     )
 
 

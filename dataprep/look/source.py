@@ -20,12 +20,14 @@ from ..readers.record import Record
 from ..readers.record_forms import CONVERSATIONS
 from ..source import Source
 from ..stores.open import HELD, open_images, place_of_images
-from ..stores.store import read_image
+from ..stores.store import ImageStore, read_image
 from .record import check_record, id_of, view_record, way_out
 from .sample import turns_of, view_image
 from .view import Place, RecordView, SampleView
 
 _STEP = 4 << 20
+_DIGITS = 18
+"""Of a key; Python itself refuses to read some thousand."""
 _FIRST = 20
 """Records of which the images are looked for where nobody says where they are."""
 
@@ -106,11 +108,11 @@ class LookedSource:
             source, lying = open_any(path, Path(work))
             place = place_of_images(lying, images)
             is_wanted = images is not None or bool(source.container)
-            self._folder = open_images(place, Path(work)) if is_wanted else None
+            self.store: ImageStore | None = open_images(place, Path(work)) if is_wanted else None
         self._is_made = bool(source.container)
         self._records = Records(replace(source, path=path))
         self._read = source.reader()
-        if images is None and self._folder is not None and not lying.startswith(HELD):
+        if images is None and self.store is not None and not lying.startswith(HELD):
             self._keep_folder(Path(lying))
 
     @property
@@ -127,7 +129,7 @@ class LookedSource:
         place = self._place(index, line=self._records.line(index))
         error: NevaPrepError | None = None
         try:
-            check_record(raw, self._folder, self._read)
+            check_record(raw, self.store, self._read)
         except (RecordError, ImageError) as found:
             error = found
         fix = way_out(error) if error else ""
@@ -185,8 +187,11 @@ class LookedSource:
     def find(self, *, key: str | None = None, id: str | None = None) -> int:
         """Number of a record; its key is that number."""
         if key is not None:
-            if not key.isdecimal():
-                raise ConfigError(f"{self.path}: has no record with key {key!r}; keys are numbers")
+            if not key.isdecimal() or len(key) > _DIGITS:
+                raise ConfigError(
+                    f"{self.path}: has no record with key {key[:100]!r}; keys are numbers of "
+                    f"up to {_DIGITS} digits"
+                )
             self._records.span(int(key))
             return int(key)
         for index in range(len(self)):
@@ -201,22 +206,22 @@ class LookedSource:
 
     def _keep_folder(self, lying: Path) -> None:
         """Look for images where convert would, unless the first ones are not there."""
-        assert self._folder is not None
+        assert self.store is not None
         for index in range(_FIRST):
             try:
                 paths = self._read(self._records[index]).record.images
-                if paths and read_image(self._folder, paths[0]):
+                if paths and read_image(self.store, paths[0]):
                     self.images = lying
                     return
             except ConfigError:
                 break
             except (RecordError, ImageError):
                 continue
-        self._folder = None
+        self.store = None
 
     def _checked(self, index: int) -> tuple[Record, list[bytes]]:
         try:
-            return check_record(self._records[index], self._folder, self._read)
+            return check_record(self._records[index], self.store, self._read)
         except (RecordError, ImageError) as error:
             where = f"{self.path.name}: record {index}"
             raise type(error)(f"{where}: {error}; {way_out(error)}", reason=error.reason) from error

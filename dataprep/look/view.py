@@ -57,6 +57,8 @@ class RecordView:
     """The JSON of the record, indented where it can be parsed."""
     findings: tuple[Finding, ...] = ()
     """Empty where every check passes."""
+    is_named: bool = True
+    """Whether it has an id of its own; else its key stands for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ class WithEmbedded:
 
     def __init__(self, store: ImageStore) -> None:
         self.root = store.root
-        self._store = store
+        self.store = store
         self._size = store.size
         self._read_into = store.read_into
 

@@ -43,12 +43,11 @@ class TarImages:
         except ImageError:
             return 0
 
-    def read_into(self, path: str, room: Room) -> memoryview:
-        """See stores.store.ImageStore.
+    def find(self, path: str) -> Entry:
+        """Where an image lies in the tars, which are not read.
 
         Raises:
             ImageError: with the reason; the message has the path.
-            DiskError: the machine cannot read it.
         """
         entry = self._index.find(path, self.root)
         if entry.kind == _LINK:
@@ -56,6 +55,16 @@ class TarImages:
                 f"image {path!r} is a link inside {self.root}, not a file", reason="not_a_file"
             )
         check_size(path, entry.size)
+        return entry
+
+    def read_into(self, path: str, room: Room) -> memoryview:
+        """See stores.store.ImageStore.
+
+        Raises:
+            ImageError: with the reason; the message has the path.
+            DiskError: the machine cannot read it.
+        """
+        entry = self.find(path)
         file = self._file(entry.archive)
         target = room(entry.size)
         if (got := file.read_into(entry.offset, target)) != entry.size:

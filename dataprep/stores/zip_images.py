@@ -46,12 +46,11 @@ class ZipImages:
         except ImageError:
             return 0
 
-    def read_into(self, path: str, room: Room) -> memoryview:
-        """See stores.store.ImageStore.
+    def find(self, path: str) -> Entry:
+        """Where an image lies in the archive, which is not read.
 
         Raises:
             ImageError: with the reason; the message has the path.
-            DiskError: the machine cannot read it.
         """
         entry = self._index.find(path, self.root)
         check_size(path, entry.size)
@@ -61,6 +60,16 @@ class ZipImages:
                 "read here",
                 reason="unreadable_image",
             )
+        return entry
+
+    def read_into(self, path: str, room: Room) -> memoryview:
+        """See stores.store.ImageStore.
+
+        Raises:
+            ImageError: with the reason; the message has the path.
+            DiskError: the machine cannot read it.
+        """
+        entry = self.find(path)
         target = room(entry.size)
         start = self._content_start(path, entry)
         if entry.kind == _STORED:

@@ -6,12 +6,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from ...errors import ConfigError
+from ...errors import ConfigError, NevaPrepError
 from ..look.stops import Flow
 from ..look.view import BatchView
 
 KEPT = 3
 """Batches; each holds the pixels of all its tiles."""
+WAITING = 2
+"""Requests that a batch is made for; more would take the threads of all other pages."""
 FARTHEST = 1000
 """Batches that a page can ask for: all before it are made to get to one."""
 
@@ -22,6 +24,8 @@ class Batches:
     def __init__(self, flow: Flow) -> None:
         """Take what is looked at; the stream is opened with the first batch."""
         self._flow = flow
+        self._places = threading.BoundedSemaphore(WAITING)
+        self._making = threading.Lock()
         self._lock = threading.Lock()
         self._stream: Iterator[BatchView] | None = None
         self._next = 0
@@ -32,22 +36,39 @@ class Batches:
 
         Raises:
             ConfigError: there is no tokenizer, or no such batch.
-            NevaPrepError: the dataset cannot be streamed.
+            NevaPrepError: the dataset cannot be streamed, or others wait for batches already.
         """
         if not 0 <= step < FARTHEST:
             raise ConfigError(f"batch {step}: the viewer shows batches 0 to {FARTHEST - 1}")
-        with self._lock:
-            if step not in self._kept:
-                self._kept[step] = self._read(step)
-            self._kept.move_to_end(step)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[step]
+        if (kept := self._find(step)) is not None:
+            return kept
+        if not self._places.acquire(blocking=False):
+            raise NevaPrepError(f"batch {step}: other batches are being made; look again later")
+        try:
+            with self._making:
+                if (kept := self._find(step)) is None:
+                    kept = self._keep(step, self._read(step))
+                return kept
+        finally:
+            self._places.release()
 
     def close(self) -> None:
         """Close the stream."""
-        with self._lock:
+        with self._making:
             self._reset()
+
+    def _find(self, step: int) -> BatchView | None:
+        with self._lock:
+            if step in self._kept:
+                self._kept.move_to_end(step)
+            return self._kept.get(step)
+
+    def _keep(self, step: int, view: BatchView) -> BatchView:
+        with self._lock:
+            self._kept[step] = view
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return view
 
     def _read(self, step: int) -> BatchView:
         if self._stream is None or step < self._next:

@@ -113,8 +113,8 @@ class Catalogue:
             condition, values = query.where()
             limit = [count, start]
         rows = self._select(
-            "SELECT n, id, split, images, turns, chars, head, reason, length, trained, fault"
-            f" FROM samples WHERE {condition} ORDER BY {query.order()} LIMIT ? OFFSET ?",
+            "SELECT n, id, split, images, turns, chars, head, reason, is_named, length, trained,"
+            f" fault FROM samples WHERE {condition} ORDER BY {query.order()} LIMIT ? OFFSET ?",
             [*values, *limit],
         )
         cards = [

@@ -11,6 +11,8 @@ from starlette.responses import PlainTextResponse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+MAX_PATH = 1000
+"""Characters; Python itself refuses to read numbers of some thousand digits."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
@@ -72,6 +74,8 @@ class Guard:
         given = scope["path"].encode("utf-8", "replace").lstrip(b"/").partition(b"/")[0]
         if not secrets.compare_digest(given, self._token):
             return PlainTextResponse("Open the address that neva-prep printed.\n", 403)
+        if len(scope["path"]) > MAX_PATH:
+            return PlainTextResponse("No page of the viewer has so long an address.\n", 404)
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("The viewer only reads.\n", 405, {"Allow": "GET, HEAD"})
         return None

@@ -17,8 +17,10 @@ def original(site: Site, index: int, number: int, edge: int) -> tuple[bytes, str
 
     def make() -> bytes:
         images = site.looked.sample(index).images
-        if number >= len(images) or (data := images[number].data) is None:
+        if number >= len(images):
             raise ConfigError(f"sample {index}: has no image {number} to show")
+        if (data := images[number].data) is None:
+            raise ImageError(f"sample {index}: nobody said where its images are")
         return thumbnail(data, edge)
 
     try:

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from ..reasons import REJECTIONS
 from .query import OF_TOKENS, SORTS, STATES, Query
+from .rows import image_finder
 from .site import Site, number_of
 
 CARDS = 60
@@ -43,6 +44,7 @@ def grid(site: Site, asked: Mapping[str, str]) -> str:
         ],
         has_tokens=site.flow.has_tokens,
         of_source=site.looked.kind == "source",
+        has_pictures=site.has_pictures,
         suffix=f"?{suffix}" if suffix else "",
     )
 
@@ -67,6 +69,8 @@ def quarantine(site: Site, asked: Mapping[str, str]) -> str:
         reason=reason,
         count=sum(counts.values()),
         of_source=of_source,
+        has_pictures=site.has_pictures,
+        finds_images=image_finder(site.looked) is not None,
         progress=site.catalogue.progress,
         views=[(n, site.rejected.record(n)) for n in rows],
         source=source,

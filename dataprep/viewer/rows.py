@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import ImageError, NevaPrepError, RecordError
-from ...loaders.image_folder import ImageFolder
-from ...loaders.loose_record import load_json
+from ...loaders.format import sample_key
 from ...loaders.members import load_member
 from ...loaders.shard import ShardReader
 from ...loaders.trust import check_dataset
 from ..look.dataset import CONVERSATION
 from ..look.open import Looked
-from ..look.record import check_record
+from ..look.record import check_record, id_of
 from ..look.sample import turns_of
-from ..look.source import Records
+from ..look.source import LookedSource, Records
 from ..look.view import Turn
 from ..readers.open import look_into
-from ..stores.embedded import EmbeddedImage
+from ..stores.find import finder_of
 
 HEAD = 240
 """Characters of a conversation that stand on its card."""
@@ -35,6 +32,7 @@ class Row:
     n: int
     """Its number in what is looked at."""
     id: str
+    """Its key where it has none."""
     split: str
     images: int
     turns: int
@@ -42,6 +40,8 @@ class Row:
     """All turns, a line between them."""
     reason: str | None = None
     """Why it is rejected."""
+    is_named: bool = True
+    """Whether it has an id."""
 
     @property
     def head(self) -> str:
@@ -58,6 +58,11 @@ def read_rows(looked: Looked) -> Iterator[Row]:
     return map(lambda index: row_of(looked, index), range(len(looked)))
 
 
+def image_finder(looked: Looked) -> Callable[[str], None] | None:
+    """What raises ImageError for an image that a source lacks; None where rows cannot tell."""
+    return finder_of(looked.store) if isinstance(looked, LookedSource) else None
+
+
 def row_of(looked: Looked, index: int) -> Row:
     """One sample, on its own: slower, and for any kind."""
     try:
@@ -68,13 +73,16 @@ def row_of(looked: Looked, index: int) -> Row:
         return Row(
             n=index,
             id=record.id,
-            split="",
+            split=record.place.split or "",
             images=0,
             turns=0,
             text=record.text,
             reason=reason or type(error).__name__,
+            is_named=record.is_named,
         )
-    return _row(index, sample.id, sample.place.split or "", len(sample.images), sample.turns)
+    row = _row(index, sample.id, sample.place.split or "", len(sample.images), sample.turns)
+    # Only a source has sound records without an id.
+    return replace(row, is_named=looked.kind != "source" or looked.record(index).is_named)
 
 
 def _rows_of_dataset(looked: Looked) -> Iterator[Row]:
@@ -84,22 +92,22 @@ def _rows_of_dataset(looked: Looked) -> Iterator[Row]:
     reader = ShardReader(looked.path, trusted.shard_samples, frozenset(chosen))
     for index, data in reader.json_members():
         split = split_of.get(reader.shard_of(index), "")
-        yield _row_of_json(index, split, data)
+        # What is wrong with a broken one, and its key, takes a closer look.
+        yield _row_of_json(index, split, data) or row_of(looked, index)
 
 
-def _row_of_json(index: int, split: str, data: bytes) -> Row:
+def _row_of_json(index: int, split: str, data: bytes) -> Row | None:
     record: Any = None
     with suppress(ValueError, RecursionError):
         record = load_member(data)
     if not isinstance(record, dict) or not _is_talk(record.get("conversations")):
-        text = data.decode("utf-8", "replace")
-        return Row(
-            n=index, id=str(index), split=split, images=0, turns=0, text=text, reason="RecordError"
-        )
+        return None
+    if not isinstance(record.get("id"), str | int | float):
+        return None
     images = record.get("images")
     return _row(
         index,
-        str(record.get("id", index)),
+        str(record["id"]),
         split,
         len(images) if isinstance(images, list) else 0,
         turns_of(record["conversations"]),
@@ -107,44 +115,46 @@ def _row_of_json(index: int, split: str, data: bytes) -> Row:
 
 
 def _rows_of_source(looked: Looked) -> Iterator[Row]:
-    """Checked as far as text and the presence of images in a folder tell; no image is read."""
+    """Checked as far as text and the presence of images tell; no image is read."""
     records = Records(look_into(looked.path, None)[0])
     read = records.source.reader()
-    is_folder = looked.images is not None and Path(looked.images).is_dir()
-    folder = ImageFolder(str(looked.images)) if is_folder else None
+    find = image_finder(looked)
     for index in range(len(records)):
         raw = records[index]
         try:
             record, _ = check_record(raw, None, read)
-            reason = None if folder is None else _missing(record.images, folder)
+            reason = None if find is None else _missing(record.images, find)
         except RecordError as error:
             reason = error.reason or type(error).__name__
             yield _rejected(index, raw, reason)
             continue
         turns = tuple(Turn(role=turn.role, text=turn.value) for turn in record.turns)
-        name = str(index if record.id is None else record.id)
-        yield _row(index, name, "", len(record.images), turns, reason)
+        name = sample_key(index) if record.id is None else str(record.id)
+        row = _row(index, name, "", len(record.images), turns, reason)
+        yield replace(row, is_named=record.id is not None)
 
 
-def _missing(paths: Sequence[str], folder: ImageFolder) -> str | None:
-    for path in paths:
-        if isinstance(path, EmbeddedImage):
-            continue
-        try:
-            fd, _ = folder.open(path)
-        except ImageError as error:
-            return error.reason
-        os.close(fd)
+def _missing(paths: Sequence[str], find: Callable[[str], None]) -> str | None:
+    try:
+        for path in paths:
+            find(path)
+    except ImageError as error:
+        return error.reason
     return None
 
 
 def _rejected(index: int, raw: bytes, reason: str) -> Row:
-    value: Any = None
-    with suppress(ValueError, RecursionError):
-        value = load_json(raw)
-    name = str(value.get("id", index)) if isinstance(value, dict) else str(index)
-    text = raw.decode("utf-8", "backslashreplace")
-    return Row(n=index, id=name, split="", images=0, turns=0, text=text, reason=reason)
+    name = id_of(raw)
+    return Row(
+        n=index,
+        id=sample_key(index) if name is None else name,
+        split="",
+        images=0,
+        turns=0,
+        text=raw.decode("utf-8", "backslashreplace"),
+        reason=reason,
+        is_named=name is not None,
+    )
 
 
 def _is_talk(messages: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import ConfigError, NevaPrepError
+from ..look.excerpt import name_of
 from ..look.html import Limits
 from .query import Query
 from .site import TABS, CachedPictures, Site, number_of, shown_of, switches_of
@@ -45,7 +46,7 @@ def sample(site: Site, index: int, asked: Mapping[str, str]) -> str:
     batch = link(f"{site.base}/batch", back=index)
     return site.render(
         "one.html",
-        title=record.id[:80],
+        title=name_of(record.id, 80),
         section="samples",
         arrows=False,
         record=record,
@@ -77,7 +78,7 @@ def rejected(site: Site, n: int) -> str:
     record = site.rejected.record(n)
     return site.render(
         "one.html",
-        title=record.id[:80],
+        title=name_of(record.id, 80),
         section="quarantine",
         arrows=False,
         record=record,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ...loaders.format import QUARANTINE_FILE
 from ..look.html import picture_bytes, render
 from ..look.open import Looked, open_looked
+from ..look.source import LookedSource
 from ..look.stops import Flow
 from ..look.view import ImageView
 from .batches import Batches
@@ -38,6 +39,11 @@ class Site:
     def looked(self) -> Looked:
         """Records by their number."""
         return self.flow.looked
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it is known where the images are."""
+        return not isinstance(self.looked, LookedSource) or self.looked.store is not None
 
     @cached_property
     def rejected(self) -> Looked:

@@ -13,7 +13,7 @@ from .rows import Row
 TABLES = """
     CREATE TABLE samples (
         n INTEGER PRIMARY KEY, id TEXT, split TEXT, images INTEGER, turns INTEGER, chars INTEGER,
-        head TEXT, reason TEXT, length INTEGER, trained INTEGER, fault TEXT);
+        head TEXT, reason TEXT, is_named INTEGER, length INTEGER, trained INTEGER, fault TEXT);
     CREATE TABLE texts (n INTEGER PRIMARY KEY, folded TEXT);
     CREATE TABLE rejected (n INTEGER PRIMARY KEY, reason TEXT);
 """
@@ -31,6 +31,8 @@ class Card:
     chars: int
     head: str
     reason: str | None
+    is_named: bool
+    """Whether it has an id; else its key stands for it."""
     length: int | None
     """Positions in the model; None where that is not known, or not yet."""
     trained: int | None
@@ -45,9 +47,13 @@ def add_rows(database: sqlite3.Connection, rows: Iterable[Row]) -> None:
     with database:
         database.execute("BEGIN")
         database.executemany(
-            "INSERT OR REPLACE INTO samples (n, id, split, images, turns, chars, head, reason)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(c.n, c.id, c.split, c.images, c.turns, c.chars, c.head, c.reason) for c in cards],
+            "INSERT OR REPLACE INTO samples"
+            " (n, id, split, images, turns, chars, head, reason, is_named)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (c.n, c.id, c.split, c.images, c.turns, c.chars, c.head, c.reason, c.is_named)
+                for c in cards
+            ],
         )
         database.executemany(
             "INSERT OR REPLACE INTO texts VALUES (?, ?)",
@@ -88,6 +94,7 @@ def card_of(row: Row) -> Card:
         chars=len(row.text),
         head=_sound(row.head),
         reason=row.reason,
+        is_named=row.is_named,
         length=None,
         trained=None,
         fault=None,
