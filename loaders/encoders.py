@@ -33,8 +33,7 @@ _CHOICE_PROMPT = "Answer with the option's letter from the given choices directl
 
 def encode_conversation_sample(sample: Any, rules: TextRules) -> EncodedText:
     """A ConversationSample, ours: any number of turns and images."""
-    messages = [_as_checked(turn) for turn in sample.messages]
-    return rules.encode(sample.__key__, messages, sample.images)
+    return rules.encode(sample.__key__, sample.messages, sample.images)
 
 
 def encode_vqa(sample: Any, rules: TextRules) -> EncodedText:
@@ -165,13 +164,6 @@ ENCODERS = {
     "MultiChoiceVQASample": encode_multi_choice_vqa,
 }
 """Name of a sample type -> what encodes it."""
-
-
-def _as_checked(turn: dict[str, Any]) -> dict[str, Any]:
-    """A turn without the `role` and `content` beside LLaVA's fields, which alone were checked."""
-    if len(turn) == 2 or not ("from" in turn and "value" in turn):
-        return turn
-    return {name: turn[name] for name in turn if name not in ("role", "content")}
 
 
 def _encode_pairs(

@@ -101,14 +101,22 @@ def _has_image_part(message: Mapping[str, Any]) -> bool:
     return any(isinstance(part, Mapping) and part.get("type") in IMAGE_PARTS for part in content)
 
 
+def _is_llavas(message: Mapping[str, Any]) -> bool:
+    """Whether its fields are LLaVA's; where it has both kinds, those are what convert checks."""
+    return "from" in message and "value" in message
+
+
 def _content(message: Mapping[str, Any]) -> Any:
-    return message["content"] if "content" in message else message.get("value")
+    if "content" in message and not _is_llavas(message):
+        return message["content"]
+    return message.get("value")
 
 
 def _read_message(
     message: Mapping[str, Any], index: int, image_token: str, marked: bool
 ) -> Message:
-    name = message["role"] if "role" in message else message.get("from")
+    has_role = "role" in message and not _is_llavas(message)
+    name = message["role"] if has_role else message.get("from")
     role = ROLES.get(name) if isinstance(name, str) else None
     if role is None:
         raise TemplateError(
