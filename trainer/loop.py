@@ -20,6 +20,7 @@ from .build import Training, build_training
 from .check import effective
 from .checkpoint import (
     checkpoint_path,
+    clear_unfinished,
     layout_of,
     load_checkpoint,
     save_checkpoint,
@@ -102,15 +103,19 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
     if start.checkpoint is not None:
         step = int(load_checkpoint(training, recipe.data, start.checkpoint)["step"])
     run = run_folder(recipe)
+    first = torch.distributed.get_rank() == 0
+    cleared = clear_unfinished(run) if first else []
     # Only now: the weights may be those of a checkpoint that is set aside.
     earlier = None if start.checkpoint is not None else _set_aside(run)
     log = RunLog(
         run,
-        writes=torch.distributed.get_rank() == 0,
+        writes=first,
         from_step=step,
         max_steps=recipe.trainer.max_steps,
         every=recipe.trainer.log_every_n_steps,
     )
+    for line in cleared:
+        log.say(line)
     if earlier is not None:
         start = replace(start, files=start.files and _moved(start.files, run, earlier))
         log.say(f"{run}: the run that was there is in {earlier} now, checkpoints and log")
