@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from fit_help import recipe_of
 from neva_prep.errors import RecordError
 from neva_prep.trainer.logs import RunLog, StepRow
 from neva_prep.trainer.loop import fit
+from neva_prep.trainer.save_async import Writer
 from neva_prep.trainer.watch import Watch
 
 
@@ -44,6 +47,22 @@ def fail_after(step: int) -> None:
     Watch.__next__ = then_fail  # type: ignore[method-assign]
 
 
+def hang_at_save(step: int) -> None:
+    """Begin to save that step, and come to no end."""
+    write = Writer.write
+
+    def then_hang(self: Any, target: Path, parts: Any, commit: Any) -> None:
+        hangs = target.name.endswith(f"{step:08d}")
+        write(self, target, parts, partial(_hang, target) if hangs else commit)
+
+    Writer.write = then_hang  # type: ignore[method-assign]
+
+
+def _hang(target: Path) -> None:
+    (target.with_name(f"{target.name}.tmp") / "ranks/hangs").touch()
+    time.sleep(1000)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     stopped = False
@@ -53,5 +72,7 @@ if __name__ == "__main__":
             stand_still_after(given["pause_at"])
         if given.get("fail_at") and os.environ["RANK"] == "1":
             fail_after(given["fail_at"])
+        if given.get("hang_at_save"):
+            hang_at_save(given["hang_at_save"])
         stopped = fit(recipe_of(given)).stopped
     sys.exit(143 if stopped else 0)

@@ -23,11 +23,18 @@ from fit_help import (
     run_here,
     start_ranks_elsewhere,
 )
+from killed import run_killed
 
 from neva_prep.cli import root
 from neva_prep.errors import ConfigError, TrainingError
 from neva_prep.trainer import fit
-from neva_prep.trainer.checkpoint import MARKER, checkpoint_path, checkpoints_of, prune
+from neva_prep.trainer.checkpoint import (
+    MARKER,
+    checkpoint_path,
+    checkpoints_of,
+    clear_unfinished,
+    prune,
+)
 from neva_prep.trainer.editable import finished
 from neva_prep.trainer.logs import RunLog, StepRow, read_log
 from neva_prep.trainer.start import find_start
@@ -122,6 +129,49 @@ def test_what_was_not_finished_is_no_checkpoint(folder: Path, whole: Job) -> Non
     assert checkpoints_of(run) == [good]
     run_here(again)
     assert rows(again) == rows(whole)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_a_killed_save_has_left_is_deleted_and_what_is_being_written_is_not(
+    folder: Path, capfd: pytest.CaptureFixture[str], behind: bool
+) -> None:
+    """Killed at its second save, and looked at while that is going on."""
+    name = f"leftover-{behind}"
+    killed = job(folder, name, log__ckpt__async_save=behind, trainer__max_steps=8)
+    (process,) = start_ranks_elsewhere([killed | {"hang_at_save": 6}])
+    part = checkpoint_path(folder / name, 6).with_name("step-00000006.tmp")
+    try:
+        for _ in range(2000):
+            if (part / "ranks/hangs").exists():
+                break
+            time.sleep(0.05)
+        (line,) = clear_unfinished(folder / name)
+        assert line == f"{part}: another process seems to write it; delete it if none does"
+        assert part.is_dir()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    # Later saves have other names.
+    killed["changes"]["log.ckpt.every_n_train_steps"] = 4
+    report = run_here(killed)
+    assert f"{part}: deleted" in capfd.readouterr().err
+    names = sorted(path.name for path in report.checkpoint.parent.iterdir())
+    assert names == ["step-00000003", "step-00000004", "step-00000008"]
+    assert not list(report.checkpoint.glob("lock"))
+
+
+def test_a_deletion_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
+    for step in (1, 2):
+        path = checkpoint_path(tmp_path, step)
+        path.mkdir(parents=True)
+        (path / MARKER).write_text("{}")
+        (path / "weights").write_text("")
+    last = checkpoint_path(tmp_path, 2)
+    assert run_killed(2, lambda: prune(tmp_path, last, keep_last=1))
+    assert len(list(last.parent.iterdir())) == 2
+    assert checkpoints_of(tmp_path) == [last]
+    clear_unfinished(tmp_path)
+    assert list(last.parent.iterdir()) == [last]
 
 
 def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:

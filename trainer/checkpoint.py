@@ -18,13 +18,14 @@ import warnings
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from ..errors import ConfigError
 from .build import Training, whole_weights
 from .config_file import write_config
+from .leftovers import clear_leftovers, mark_whole, mark_written, unfinished
 from .logs import BOARD_FOLDER, LOG_FILE
 from .optimizer_state import load_optimizer, sharded_optimizer, sharded_weights
 from .save_async import Writer, told
@@ -47,6 +48,11 @@ def checkpoints_of(run: Path) -> list[Path]:
 def checkpoint_path(run: Path, step: int) -> Path:
     """Where a run's checkpoint of a step is."""
     return run / _FOLDER / f"step-{step:08d}"
+
+
+def clear_unfinished(run: Path) -> list[str]:
+    """Delete checkpoints that killed processes were writing or deleting; lines for people."""
+    return clear_leftovers(run / _FOLDER)
 
 
 def set_aside(run: Path) -> Path | None:
@@ -95,10 +101,10 @@ def save_checkpoint(
     """
     writer.finish()
     target = checkpoint_path(run, step)
-    part = target.with_name(target.name + ".tmp")
+    part = unfinished(target)
     if _first():
         with told(target):
-            _make_folders(part)
+            writer.mark = _make_folders(part)
     torch.distributed.barrier()
     with told(target):
         _save_ranks(data, part / "ranks")
@@ -114,6 +120,8 @@ def save_checkpoint(
             torch.distributed.barrier()
             if _first():
                 (part / MARKER).write_text(json.dumps(marker, indent=2) + "\n")
+                assert writer.mark is not None
+                mark_whole(part, writer.mark)
                 shutil.rmtree(target, ignore_errors=True)
                 part.rename(target)
                 prune(run, target, keep_last)
@@ -125,10 +133,13 @@ def save_checkpoint(
         )
 
 
-def _make_folders(part: Path) -> None:
+def _make_folders(part: Path) -> TextIO:
     shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    mark = mark_written(part)
     for folder in (weights_folder(part), part / "optimizer", part / "ranks", hf_files(part)):
         folder.mkdir(parents=True)
+    return mark
 
 
 def load_checkpoint(training: Training, data: Any, checkpoint: Path) -> dict[str, Any]:
@@ -250,9 +261,10 @@ def prune(run: Path, written: Path, keep_last: int) -> None:
     others = [path for path in checkpoints_of(run) if path != written]
     if keep_last:
         for old in others[: max(len(others) - keep_last + 1, 0)]:
-            # The marker goes first, so that what is half deleted is no checkpoint.
-            (old / MARKER).unlink()
-            shutil.rmtree(old)
+            # What is half deleted is no checkpoint, and a next run deletes the rest.
+            gone = unfinished(old)
+            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree(old.rename(gone))
 
 
 def _first() -> bool:

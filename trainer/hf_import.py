@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from .apart import check_apart
+from .apart import whole_folder
 from .config import NevaConfig
 from .config_file import write_config
 from .hf_compare import compare, refuse_differing
@@ -59,12 +58,12 @@ def import_ckpt(
     named = str(source)
     name = named.removeprefix("hf://") if named.startswith("hf://") else folder.resolve().name
     target = Path(output_path or cache_folder() / "models" / name)
-    part = _begin(folder, target, overwrite)
-    if isinstance(model, VisionModel):
-        _import_vision(model, folder, part)
-    else:
-        _import_neva(model, folder, part, precision)
-    return _finish(part, target)
+    with whole_folder(folder, target, overwrite=overwrite) as part:
+        if isinstance(model, VisionModel):
+            _import_vision(model, folder, part)
+        else:
+            _import_neva(model, folder, part, precision)
+    return target
 
 
 def export_ckpt(
@@ -94,13 +93,12 @@ def export_ckpt(
 
     path, target = Path(path), Path(target)
     config = checkpoint_config(path)
-    part = _begin(path, target, overwrite)
-    with one_rank():
+    with whole_folder(path, target, overwrite=overwrite) as part, one_rank():
         compute = ComputeConfig(precision=stored_precision(path), initialize=False)
         module = NevaModel(config).build(compute=compute)
         load_weights([module], weights_folder(path))
         write_hf_folder(module, part, files=hf_files(path), shard_size_bytes=shard_size_bytes)
-    return _finish(part, target)
+    return target
 
 
 def _import_neva(
@@ -234,26 +232,3 @@ def stored_precision(checkpoint: Path) -> Precision:
         if hasattr(entry, "properties")
     }
     return "fp32" if torch.float32 in kinds else "bf16"
-
-
-def _begin(source: Path, target: Path, overwrite: bool) -> Path:
-    """A name beside the target to write to."""
-    check_apart(source, target)
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target}: is there already; give another path or overwrite it")
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    return part
-
-
-def _finish(part: Path, target: Path) -> Path:
-    """Put what was written in its place, where it is whole or not at all."""
-    if target.exists():
-        old = target.with_name(target.name + ".old")
-        target.rename(old)
-        part.rename(target)
-        shutil.rmtree(old)
-    else:
-        part.rename(target)
-    return target

@@ -9,6 +9,7 @@ import gc
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,10 +17,13 @@ from typing import Any
 
 import torch
 
+from ..errors import TrainingError
 from .build import Training, build_training
 from .check import effective
 from .checkpoint import (
     checkpoint_path,
+    checkpoints_of,
+    clear_unfinished,
     layout_of,
     load_checkpoint,
     save_checkpoint,
@@ -41,7 +45,7 @@ from .save_async import Writer
 from .schedule import check_rate, learning_rate
 from .share import reads_data
 from .start import Start, find_start, run_folder
-from .step import StepResult, evaluate_step, train_step
+from .step import NotFiniteError, StepResult, evaluate_step, train_step
 from .stop import StopSignal
 from .watch import Seen, Watch
 
@@ -102,15 +106,19 @@ def _fit(recipe: Recipe, start: Start, stop: StopSignal) -> FitReport:
     if start.checkpoint is not None:
         step = int(load_checkpoint(training, recipe.data, start.checkpoint)["step"])
     run = run_folder(recipe)
+    first = torch.distributed.get_rank() == 0
+    cleared = clear_unfinished(run) if first else []
     # Only now: the weights may be those of a checkpoint that is set aside.
     earlier = None if start.checkpoint is not None else _set_aside(run)
     log = RunLog(
         run,
-        writes=torch.distributed.get_rank() == 0,
+        writes=first,
         from_step=step,
         max_steps=recipe.trainer.max_steps,
         every=recipe.trainer.log_every_n_steps,
     )
+    for line in cleared:
+        log.say(line)
     if earlier is not None:
         start = replace(start, files=start.files and _moved(start.files, run, earlier))
         log.say(f"{run}: the run that was there is in {earlier} now, checkpoints and log")
@@ -174,10 +182,11 @@ def _steps(run: _Run, step: int, stop: StopSignal) -> FitReport:
     watch = Watch(iter(recipe.data.train_dataloader())) if reads_data() else None
     while step < trainer.max_steps and not stopped:
         step += 1
-        loss = _step(run, step, watch)
+        with _last_saved(run):
+            loss = _step(run, step, watch)
         run.writer.poll()
         if trainer.val_check_interval and step % trainer.val_check_interval == 0:
-            _validate(run, step)
+            _validate(run, step, stop)
         stopped = stop.on_any_rank()
         if step % recipe.log.ckpt.every_n_train_steps == 0 or stopped:
             saved = _save(run, step)
@@ -249,7 +258,8 @@ def _row(
     )
 
 
-def _validate(run: _Run, step: int) -> None:
+def _validate(run: _Run, step: int, stop: StopSignal) -> None:
+    """Log the loss on the validation split; a stop is not kept waiting for its end."""
     limit, data = run.recipe.trainer.limit_val_batches, run.recipe.data
     batches: Iterator[Any] | None = None
     if reads_data():
@@ -257,9 +267,31 @@ def _validate(run: _Run, step: int) -> None:
         if limit is not None:
             batches = islice(batches, limit * data.num_micro_batches)
     loss = tokens = 0.0
-    while (result := evaluate_step(run.training, batches, **run.numbers())) is not None:
-        loss, tokens = loss + result.loss_sum, tokens + result.num_trained_tokens
+    try:
+        while (result := evaluate_step(run.training, batches, **run.numbers())) is not None:
+            loss, tokens = loss + result.loss_sum, tokens + result.num_trained_tokens
+            run.writer.poll()
+            if stop.on_any_rank():
+                run.log.say(f"step {step:,}  told to stop: its validation is left out")
+                return
+    except NotFiniteError as error:
+        # The steps were good, and are kept.
+        _save(run, step)
+        with _last_saved(run):
+            raise NotFiniteError(f"validation behind step {step:,}: {error}") from error
     run.log.validation(step, loss / tokens if tokens else float("nan"), int(tokens))
+
+
+@contextmanager
+def _last_saved(run: _Run) -> Iterator[None]:
+    """Finish what is being written where all ranks fail alike, and say what there is."""
+    try:
+        yield
+    except NotFiniteError as error:
+        run.writer.finish()
+        saved = checkpoints_of(run.folder)
+        kept = f"the last checkpoint is {saved[-1]}" if saved else "no checkpoint was saved yet"
+        raise TrainingError(f"{error}; {kept}") from error
 
 
 def _save(run: _Run, step: int) -> int:

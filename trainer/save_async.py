@@ -8,7 +8,7 @@ import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import TrainingError
 from .compat import prepare_megatron
@@ -23,6 +23,8 @@ class Writer:
 
     def __init__(self, *, in_background: bool) -> None:
         """Nothing starts before the first one."""
+        self.mark: TextIO | None = None
+        """By which others know, on rank 0, that the one under way is being written."""
         self._in_background = in_background
         self._queue: Any = None
         self._commit: Callable[[], None] | None = None
@@ -87,6 +89,8 @@ class Writer:
 
         It asks nothing of other ranks, which may wait in another place for one that fails.
         """
+        if self.mark is not None:
+            self.mark.close()
         queue, self._queue, self._commit = self._queue, None, None
         for call in queue.async_calls if queue is not None else ():
             process = getattr(call.async_caller, "process", None)

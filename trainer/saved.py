@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from .apart import check_apart
+from .apart import check_apart, whole_folder
 from .lora import LoRA, add_lora
 from .merge import without_adapters
 from .parallel_config import ComputeConfig
@@ -75,11 +74,7 @@ def export_run(
         if adapter:
             raise ConfigError(f"{checkpoint}: has no adapters; export it without --adapter")
         return export_ckpt(checkpoint, target, overwrite=overwrite)
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target}: is there already; give another path or overwrite it")
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    with one_rank():
+    with whole_folder(checkpoint, target, overwrite=overwrite) as part, one_rank():
         compute = ComputeConfig(precision=stored_precision(checkpoint), initialize=False)
         model = NevaModel(checkpoint_config(checkpoint)).build(compute=compute)
         if adapter:
@@ -89,6 +84,4 @@ def export_run(
         else:
             load_merged([model], checkpoint)
             write_hf_folder(model, part, files=hf_files(checkpoint))
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
     return target

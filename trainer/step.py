@@ -27,6 +27,10 @@ from .share import MicroBatch, share_batches
 _MAX_KEYS = 20
 
 
+class NotFiniteError(TrainingError):
+    """A loss or a gradient is not finite; raised on all ranks alike."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
     """What a step did, over all ranks; the same on each of them."""
@@ -67,8 +71,8 @@ def train_step(
         micro_batch_size: rows of a batch; 1 where they are packed.
 
     Raises:
-        TrainingError: a loss or a gradient is not finite, and the weights are as before; or there
-            are too few batches.
+        NotFiniteError: a loss or a gradient is, and the weights are as before.
+        TrainingError: there are too few batches.
         ConfigError: numbers that the layout cannot run.
         NevaPrepError: the loader's.
     """
@@ -105,7 +109,7 @@ def train_step(
         return replace(result, grad_norm=0.0, skipped=True)
     if not math.isfinite(norm):
         keys = _gather_keys([key for micro in shared for key in micro.keys])
-        raise TrainingError(
+        raise NotFiniteError(
             f"the gradients are not finite (norm {norm}), though the loss is {result.loss:.4g}; "
             f"the samples were {_list(keys)}. Lower the learning rate, or look at them with "
             "`neva-prep inspect`"
@@ -135,6 +139,9 @@ def evaluate_step(
 
     Returns:
         None where no batch was left. All data-parallel ranks must have equally many.
+
+    Raises:
+        NotFiniteError: a loss is not finite.
     """
     shared = _next(training, batches, num_micro_batches, seq_length, micro_batch_size)
     if not shared:
@@ -242,7 +249,7 @@ def _result(shared: Sequence[MicroBatch], losses: Sequence[Tensor]) -> StepResul
     """Sums over all ranks.
 
     Raises:
-        TrainingError: a loss is not finite.
+        NotFiniteError: a loss is not finite.
     """
     from megatron.core import parallel_state
 
@@ -266,10 +273,9 @@ def _result(shared: Sequence[MicroBatch], losses: Sequence[Tensor]) -> StepResul
     if not_finite:
         for micro, loss in zip(shared, losses, strict=False):
             bad += [] if bool(loss[0].isfinite()) else micro.keys
-        raise TrainingError(
-            f"the loss is not finite on samples {_list(_gather_keys(bad))}; the weights are as "
-            "before this step. Look at the samples with `neva-prep inspect`, or lower the learning "
-            "rate"
+        raise NotFiniteError(
+            f"the loss is not finite on samples {_list(_gather_keys(bad))}. Look at them with "
+            "`neva-prep inspect`, or lower the learning rate"
         )
     return StepResult(
         loss=total / trained if trained else math.nan,
