@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_names_its_samples_and_changes_nothing() -> No
     bad = padded_batch()
     bad["media"] = torch.full_like(bad["media"], math.inf)
     bad["__keys__"] = ["broken-1", "broken-2"]
-    with pytest.raises(TrainingError, match="broken-1, broken-2;") as raised:
+    with pytest.raises(TrainingError, match=r"broken-1, broken-2\. ") as raised:
         step(training, [padded_batch(), bad])
     assert "0000" not in str(raised.value)
     assert all(torch.equal(w, before[n]) for n, w in weights(training).items())

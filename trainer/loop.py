@@ -6,7 +6,6 @@ find_start ──▶ build_training ──▶ load_checkpoint ──▶ each ste
 from __future__ import annotations
 
 import gc
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +29,9 @@ from .checkpoint import (
     set_aside,
 )
 from .editable import Editable, describe, finished
-from .flops import peak_flops, step_flops
 from .hf_config import resolve
 from .launch import check_launch
-from .logs import RunLog, StepRow
+from .logs import RunLog
 from .match import check_data, image_statistics, row_length
 from .optimizer import set_learning_rate
 from .profile import Profile, open_profile, profiled
@@ -45,9 +43,10 @@ from .save_async import Writer
 from .schedule import check_rate, learning_rate
 from .share import reads_data
 from .start import Start, find_start, run_folder
-from .step import NotFiniteError, StepResult, evaluate_step, train_step
+from .step import NotFiniteError, evaluate_step, train_step
+from .step_row import all_samples, step_row
 from .stop import StopSignal
-from .watch import Seen, Watch
+from .watch import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,10 +208,19 @@ def _step(run: _Run, step: int, watch: Watch | None) -> float:
         result = train_step(run.training, watch, **run.numbers())
     seconds = time.perf_counter() - started
     seen = watch.take() if watch is not None else None
-    samples = _all_samples(seen)
+    samples = all_samples(seen)
     row = None
     if seen is not None:
-        row = _row(run, step, lr, result, seen, samples, seconds)
+        row = step_row(
+            run.training,
+            recipe.data.settings.encoder,
+            step,
+            lr,
+            result,
+            seen,
+            samples,
+            seconds,
+        )
         run.log.step(row)
     if run.profile is not None:
         for line in run.profile.after(step, row):
@@ -225,37 +233,6 @@ def _profile(recipe: Recipe, training: Training, run: Path, step: int) -> Profil
         return None
     setup = setup_of(recipe.data, training)
     return open_profile(training, setup, run, done=step, last=recipe.trainer.max_steps)
-
-
-def _row(
-    run: _Run,
-    step: int,
-    lr: float,
-    result: StepResult,
-    seen: Seen,
-    samples: list[tuple[str, str]],
-    seconds: float,
-) -> StepRow:
-    encoder = run.recipe.data.settings.encoder
-    places = result.num_positions
-    if encoder.packed_sequence:
-        places = seen.rows * encoder.packed_sequence_size * _data_parallel_size()
-    return StepRow(
-        step=step,
-        loss=result.loss,
-        lr=lr,
-        grad_norm=result.grad_norm or 0.0,
-        tokens=result.num_tokens,
-        trained_tokens=result.num_trained_tokens,
-        positions=result.num_positions,
-        fill=result.num_tokens / places if places else 0.0,
-        seconds=seconds,
-        data_wait=seen.wait_seconds / seconds,
-        memory_bytes=_memory(),
-        mfu=_mfu(run.training, seen, seconds),
-        keys=[key for key, _ in samples],
-        origins=[origin for _, origin in samples],
-    )
 
 
 def _validate(run: _Run, step: int, stop: StopSignal) -> None:
@@ -310,42 +287,6 @@ def _save(run: _Run, step: int) -> int:
         },
     )
     return step
-
-
-def _all_samples(seen: Seen | None) -> list[tuple[str, str]]:
-    """Key and dataset of those of all data-parallel ranks, on the ranks that read."""
-    from megatron.core import parallel_state
-
-    own = list(zip(seen.keys, seen.origins, strict=True)) if seen else []
-    if seen is None or _data_parallel_size() == 1:
-        return own
-    gathered: list[list[tuple[str, str]]] = [[] for _ in range(_data_parallel_size())]
-    group = parallel_state.get_data_parallel_group()
-    torch.distributed.all_gather_object(gathered, own, group=group)
-    return [sample for samples in gathered for sample in samples]
-
-
-def _data_parallel_size() -> int:
-    from megatron.core import parallel_state
-
-    size: int = parallel_state.get_data_parallel_world_size()
-    return size
-
-
-def _memory() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _mfu(training: Training, seen: Seen, seconds: float) -> float | None:
-    """Of the ranks that share rank 0's data."""
-    peak = peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    if peak is None:
-        return None
-    needed = step_flops(training, positions=seen.positions, squares=seen.squares, tiles=seen.tiles)
-    ranks = torch.distributed.get_world_size() / _data_parallel_size()
-    return needed / (seconds * peak * ranks)
 
 
 def _opening(recipe: Recipe, training: Training, start: Start) -> str:
