@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -117,7 +118,8 @@ class ConversationTemplate:
     def content_spans(self, turns: tuple[Message, ...], specials: Specials) -> list[Span | None]:
         """Where each message's own text stands in the rendered text; None where it does not.
 
-        Each message is rendered between marks once: for showing, not for training.
+        All messages are rendered between marks at once. A template that then writes another text,
+        or leaves a message out, is rendered once for each of them.
         """
         prepared, _ = self._prepare(turns)
         joined = all_text(prepared)
@@ -128,16 +130,27 @@ class ConversationTemplate:
         silent = {sandbox.OPEN_NAME: "", sandbox.CLOSE_NAME: ""}
         variables = self._variables(specials, marks, False) | silent
         sought = sandbox.tags_looked_for(self.chat_template)
-        spans: dict[int, Span] = {}
-        for number, turn in enumerate(prepared):
-            tags = sought if turn.role == "assistant" else ()
-            marked = mark_content(shown[number]["content"], marks, tags)
-            one = {**shown[number], "content": marked}
-            raw = self._run([*shown[:number], one, *shown[number + 1 :]], variables)
-            places = read_marks(raw, marks, protector.found, specials.image_token, self.name)
-            if len(places.trained) == 1:
-                spans[id(turn)] = places.trained[0]
-        return [spans.get(id(turn)) for turn in turns]
+        tags = [sought if turn.role == "assistant" else () for turn in prepared]
+
+        def render(numbers: Container[int]) -> Rendered:
+            messages = [
+                {**message, "content": mark_content(message["content"], marks, tags[number])}
+                if number in numbers
+                else message
+                for number, message in enumerate(shown)
+            ]
+            raw = self._run(messages, variables)
+            return read_marks(raw, marks, protector.found, specials.image_token, self.name)
+
+        every = range(len(prepared))
+        found = None
+        with suppress(TemplateError):
+            found = _by_message(render(every), render(()), prepared, specials.image_token)
+        if found is None:
+            single = [render((number,)).trained for number in every]
+            found = [spans[0] if len(spans) == 1 else None for spans in single]
+        places = {id(turn): span for turn, span in zip(prepared, found, strict=True)}
+        return [places.get(id(turn)) for turn in turns]
 
     def _prepare(self, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], Counter[str]]:
         """The turns with the system text in front and without answers to nothing."""
@@ -220,3 +233,16 @@ class ConversationTemplate:
                 f"{self._where()}: the conversation has {given} images but the text shows "
                 f"{len(rendered.images)}; the template must show each image once"
             )
+
+
+def _by_message(
+    marked: Rendered, plain: Rendered, turns: Sequence[Message], image_token: str
+) -> list[Span | None] | None:
+    """The marked spans, if they are what the messages say, one for each and in their order."""
+    if marked.text != plain.text or len(marked.trained) != len(turns):
+        return None
+    for (start, end), turn in zip(marked.trained, turns, strict=True):
+        said = "".join(image_token if part is None else part for part in turn.parts)
+        if plain.text[start:end].strip() not in said:
+            return None
+    return list(marked.trained)

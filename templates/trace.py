@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from .config import ImageToken
@@ -60,11 +62,11 @@ def trace_conversation(
     specials = specials_of(template, reader.specials)
     rendered = template.render_turns(turns, specials)
     chunks = split_at_images(rendered)
-    owners = [
+    owners = sorted(
         (*span, number)
         for number, span in enumerate(template.content_spans(turns, specials))
         if span is not None
-    ]
+    )
     traced: list[TracedToken] = []
 
     def add(token: int, span: Span, *, trained: bool, rule: str, piece: str) -> None:
@@ -101,30 +103,36 @@ def trace_conversation(
             for start, end in rendered.trained
             if start < chunk.start + len(chunk.text) and chunk.start < end
         ]
+        is_trained = [False] * len(encoded.ids)
+        for first, last in ranges:
+            is_trained[first:last] = [True] * (last - first)
         pieces = spell(encoded.ids)
         for place, (token, (start, end)) in enumerate(
             zip(encoded.ids, encoded.offsets, strict=True)
         ):
-            trained = any(first <= place < last for first, last in ranges)
             span = (chunk.start + start, chunk.start + end)
-            add(token, span, trained=trained, rule="", piece=pieces[place])
+            add(token, span, trained=is_trained[place], rule="", piece=pieces[place])
     return traced
 
 
 def _owner(owners: Sequence[tuple[int, int, int]], span: Span) -> tuple[int | None, bool]:
     """The message whose text a span touches, else the last one before it."""
-    turn = None
-    for start, end, number in owners:
-        if start < span[1] and span[0] < end:
-            return number, True
-        if end <= span[0]:
-            turn = number
-    return turn, False
+    place = _first_behind(owners, span)
+    if place < len(owners) and owners[place][0] < span[1]:
+        return owners[place][2], True
+    return (owners[place - 1][2] if place else None), False
 
 
 def _around(spans: Sequence[Span], span: Span) -> Span:
     """The first of the spans that touches one; that one itself where none does."""
-    return next((one for one in spans if one[0] < span[1] and span[0] < one[1]), span)
+    place = _first_behind(spans, span)
+    touches = place < len(spans) and spans[place][0] < span[1]
+    return spans[place] if touches else span
+
+
+def _first_behind(spans: Sequence[tuple[int, ...]], span: Span) -> int:
+    """The first of some spans in a row that ends behind the beginning of one."""
+    return bisect_right(spans, span[0], key=itemgetter(1))
 
 
 def _rule(trained: bool, inside: bool) -> str:

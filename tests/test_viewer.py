@@ -19,7 +19,7 @@ from PIL import Image
 from viewer_help import Answer, ask, catalogued, listed, mixed, settings, wait_for
 
 from neva_prep.dataprep.look.open import Looked, open_looked
-from neva_prep.dataprep.look.stops import MAX_TURNS, Flow
+from neva_prep.dataprep.look.stops import Flow
 from neva_prep.dataprep.look.tokens import view_tokens
 from neva_prep.dataprep.look.view import BatchView
 from neva_prep.dataprep.viewer.app import THREADS
@@ -367,15 +367,11 @@ def test_a_folder_of_tars_is_shown_with_what_convert_would_reject(tmp_path: Path
             assert ask(f"{address}{page}").status == 200, page
 
 
-def test_a_record_of_very_many_turns_keeps_nobody_waiting(tmp_path: Path) -> None:
-    many = text_record("many", *(["Why?", "So."] * 1000))
-    few = text_record("few", *(["Why?", "So."] * (MAX_TURNS // 20)))
-    made = convert_in(tmp_path, [many, few])
+def test_the_tokens_of_very_many_turns_are_shown(tmp_path: Path) -> None:
+    made = convert_in(tmp_path, [text_record("many", *(["Why?", "So."] * 1000))])
     with running(open_looked(made.out), settings=settings()) as address:
         wait_for(address)
         page = ask(f"{address}sample/0?tab=tokens")
-        assert f"too many turns to show: 2,000, where tokens are shown of {MAX_TURNS}" in text_of(
-            page.tree
-        )
-        page = ask(f"{address}sample/1?tab=tokens")
-        assert "too many turns" not in text_of(page.tree) and elements(page.tree, css="stream")
+        (stream,) = elements(page.tree, css="stream")
+        # The page ends after so many tokens; each turn before has its own.
+        assert text_of(stream).count("Why") > 200

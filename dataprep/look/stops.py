@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 CHARACTERS_PER_POSITION = 64
 """Far more than tokenizers put into one on average."""
-MAX_TURNS = 200
-"""Of a sample whose tokens the viewer shows; the template is rendered once for each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +116,7 @@ class Flow:
         from .tokens import view_sample_tokens
 
         sample = self.looked.encodable(index)
-        if error := self._too_long(sample) or self._too_many_turns(sample):
+        if error := self._too_long(sample):
             key, name = str(sample.__key__), str(getattr(sample, "id", sample.__key__))
             return TokensView(key=key, id=name, template="", error=str(error), reason=error.reason)
         with self._lock:  # A fast tokenizer refuses two threads at a time.
@@ -184,16 +182,6 @@ class Flow:
             f"too long to show: {found:,} characters, where tokens are made of "
             f"{self._max_characters:,}; neva-prep inspect --index shows it on the terminal",
             reason="too_long",
-        )
-
-    def _too_many_turns(self, sample: Any) -> NevaPrepError | None:
-        """Why the tokens of a sample are not shown: that takes the square of its turns."""
-        turns = len(getattr(sample, "messages", None) or ())
-        if self._max_characters is None or turns <= MAX_TURNS:
-            return None
-        return NevaPrepError(
-            f"too many turns to show: {turns:,}, where tokens are shown of {MAX_TURNS}; "
-            "neva-prep inspect --index shows them on the terminal, after minutes"
         )
 
     @cached_property
