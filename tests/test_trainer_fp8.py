@@ -93,8 +93,26 @@ def test_eight_bits_of_nothing_are_refused(without_engine: None) -> None:
         check_something_rounded([decoder])
 
 
+@pytest.fixture
+def without_fakes() -> Iterator[None]:
+    """Modules of Transformer Engine that a test imports are forgotten behind it."""
+    before = {name: module for name, module in sys.modules.items() if _is_engine(name)}
+    yield
+    _forget_engine()
+    sys.modules.update(before)
+
+
+def _is_engine(name: str) -> bool:
+    return name.partition(".")[0] == "transformer_engine"
+
+
+def _forget_engine() -> None:
+    for name in list(filter(_is_engine, sys.modules)):
+        del sys.modules[name]
+
+
 def test_an_old_or_broken_transformer_engine_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_fakes: None
 ) -> None:
     """One that is found as any module is."""
     check = has_transformer_engine.__wrapped__
@@ -102,8 +120,7 @@ def test_an_old_or_broken_transformer_engine_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
 
     def install(version: str, torch_part: str) -> None:
-        for name in [name for name in sys.modules if name.startswith("transformer_engine")]:
-            monkeypatch.delitem(sys.modules, name)
+        _forget_engine()
         shutil.rmtree(package, ignore_errors=True)
         package.mkdir()
         (package / "__init__.py").write_text(f"__version__ = {version!r}")
@@ -118,8 +135,6 @@ def test_an_old_or_broken_transformer_engine_is_refused(
         check()
     install("2.10.0+cu13", "")
     assert check()
-    for name in ("transformer_engine", "transformer_engine.pytorch"):
-        monkeypatch.delitem(sys.modules, name)
 
 
 def test_rows_are_filled_up_for_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
