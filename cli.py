@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -77,6 +78,8 @@ def root() -> None:
 
 def main() -> None:
     """Entry point: a NevaPrepError becomes one message and an exit code."""
+    # NumPy's BLAS starts a thread for each core, which spins, in every process; no command needs it.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         sys.exit(root(standalone_mode=False) or 0)
     except NevaPrepError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,6 +199,8 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
         from .task_command import run_task
 
         run_task(ctx, given, options)
+    # What was imported stays: the collector need not look through it again and again.
+    gc.freeze()
     try:
         if parts:
             ctx.exit(convert_sources(given, parts, options))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
+from zlib import adler32
 
 BLOCK_BYTES = 512
 RECORD_BYTES = 10_240
@@ -12,52 +10,30 @@ RECORD_BYTES = 10_240
 MAX_NAME_BYTES = 100
 
 
-def _blank() -> bytes:
-    """A ustar header of a plain file, mode 0644, owner 0, time 0; no name, size, checksum."""
-    header = bytearray(BLOCK_BYTES)
-    header[100:108] = b"0000644\0"
-    header[108:116] = header[116:124] = b"0000000\0"
-    header[136:148] = b"00000000000\0"
-    # The checksum is summed with spaces in its own place.
-    header[148:156] = b" " * 8
-    header[156:157] = b"0"
-    header[257:265] = b"ustar\x0000"
-    return bytes(header)
+_OWNER = b"0000644\0" + 2 * b"0000000\0"
+"""What stands between name and size: mode 0644, owner 0, group 0."""
+# Behind the size: time 0, the checksum's place, a plain file, no link, ustar. The checksum is summed
+# with spaces in its own place.
+_REST = b"".join((b"\0", b"00000000000\0", b" " * 8, b"0", bytes(100), b"ustar\x0000"))
+_REST = _REST.ljust(BLOCK_BYTES - MAX_NAME_BYTES - len(_OWNER) - 11, b"\0")
+_CHECKSUM = slice(148, 155)
 
 
-_SIZE, _CHECKSUM = slice(124, 135), slice(148, 154)
-"""Where the digits of these numbers stand."""
-_BLANK = np.frombuffer(_blank(), np.uint8)
-_BLANK_SUM = _BLANK.sum(dtype=np.uint32)
-
-
-def write_headers(
-    blocks: np.ndarray, at: Sequence[int], names: Sequence[str], sizes: Sequence[int]
-) -> None:
-    """Put the headers of members into a buffer, many at once.
+def write_header(room: memoryview, name: str, size: int) -> None:
+    """Put the header of a member where it goes.
 
     Args:
-        blocks: `uint8[n, 512]`, the buffer.
-        at: which of its blocks become headers.
-        names: ASCII, at most 100 characters each.
-        sizes: bytes of the contents, below 8 GiB each.
+        room: `uint8[512]`.
+        name: ASCII, at most 100 characters.
+        size: bytes of the content, below 8 GiB.
+
+    Raises:
+        ValueError: name or size have no room in a header.
     """
-    assert max(map(len, names)) <= MAX_NAME_BYTES and max(sizes) < 1 << 33
-    text = np.array(names, "S")
-    varying = [text.view(np.uint8).reshape(len(names), -1), _octal(np.array(sizes), _SIZE)]
-    checksums = sum(part.sum(axis=1, dtype=np.uint32) for part in varying) + _BLANK_SUM
-    headers = np.tile(_BLANK, (len(names), 1))
-    headers[:, : text.itemsize] = varying[0]
-    headers[:, _SIZE] = varying[1]
-    headers[:, _CHECKSUM] = _octal(checksums, _CHECKSUM)
-    headers[:, _CHECKSUM.stop] = 0
-    blocks[at] = headers
-
-
-def _octal(numbers: np.ndarray, place: slice) -> np.ndarray:
-    """int64[n] as the digits of a place in headers, uint8[n, digits]."""
-    shifts = np.arange(3 * (place.stop - place.start - 1), -1, -3)
-    return (numbers[:, None] >> shifts & 7).astype(np.uint8) + np.uint8(ord("0"))
+    header = b"%b%b%011o%b" % (name.encode("ascii").ljust(MAX_NAME_BYTES, b"\0"), _OWNER, size, _REST)
+    room[:] = header
+    # The lower half of Adler-32 is the sum of all bytes and 1, modulo 65,521; a header has less.
+    room[_CHECKSUM] = b"%06o\0" % ((adler32(header) & 0xFFFF) - 1)
 
 
 def padding(size: int) -> int:

@@ -11,14 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from neva_prep.dataprep import tar_writer
-from neva_prep.dataprep.tar import write_headers
+from neva_prep.dataprep.tar import write_header
 from neva_prep.dataprep.tar_writer import TarWriter
 from neva_prep.errors import ShardError
 
@@ -272,16 +271,21 @@ def test_a_file_is_not_closed_while_it_is_written(
     assert order == ["write", "written", "close"]
 
 
-def test_a_header_has_names_and_sizes_up_to_their_limits() -> None:
-    names, sizes = ["a", "b" * 100, "c.json"], [0, 5, (1 << 33) - 1]
-    blocks = np.full((5, 512), 7, np.uint8)
-    write_headers(blocks, [4, 0, 2], names, sizes)
-    for block, name, size in zip((4, 0, 2), names, sizes, strict=True):
-        entry = tarfile.TarInfo.frombuf(blocks[block].tobytes(), "ascii", "strict")
-        assert (entry.name, entry.size, entry.mode, entry.mtime) == (name, size, 0o644, 0)
-        assert entry.isreg()
-    assert (blocks[[1, 3]] == 7).all()
-    with pytest.raises(AssertionError):
-        write_headers(blocks, [0], ["d" * 101], [1])
-    with pytest.raises(AssertionError):
-        write_headers(blocks, [0], ["d"], [1 << 33])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("a", 0), ("b" * 100, 5), ("c.json", (1 << 33) - 1), ("z" * 100, (1 << 33) - 1)],
+)
+def test_a_header_has_names_and_sizes_up_to_their_limits(name: str, size: int) -> None:
+    buffer = bytearray(b"7" * 1536)
+    write_header(memoryview(buffer)[512:1024], name, size)
+    entry = tarfile.TarInfo.frombuf(bytes(buffer[512:1024]), "ascii", "strict")
+    assert (entry.name, entry.size, entry.mode, entry.mtime) == (name, size, 0o644, 0)
+    assert entry.isreg()
+    assert buffer[:512] == buffer[1024:] == b"7" * 512
+    assert entry.tobuf(tarfile.USTAR_FORMAT) == buffer[512:1024]
+
+
+def test_a_header_has_no_room_for_more() -> None:
+    for name, size in (("d" * 101, 1), ("d", 1 << 33)):
+        with pytest.raises(ValueError):
+            write_header(memoryview(bytearray(512)), name, size)
