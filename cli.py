@@ -78,7 +78,7 @@ def root() -> None:
 
 def main() -> None:
     """Entry point: a NevaPrepError becomes one message and an exit code."""
-    # NumPy's BLAS starts a thread for each core, which spins, in every process; no command needs it.
+    # NumPy's BLAS starts a thread for each core in every process, which spins; none is needed.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         sys.exit(root(standalone_mode=False) or 0)

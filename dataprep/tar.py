@@ -12,8 +12,7 @@ MAX_NAME_BYTES = 100
 
 _OWNER = b"0000644\0" + 2 * b"0000000\0"
 """What stands between name and size: mode 0644, owner 0, group 0."""
-# Behind the size: time 0, the checksum's place, a plain file, no link, ustar. The checksum is summed
-# with spaces in its own place.
+# Behind the size: time 0, the checksum's place (summed with spaces there), a plain file, no link.
 _REST = b"".join((b"\0", b"00000000000\0", b" " * 8, b"0", bytes(100), b"ustar\x0000"))
 _REST = _REST.ljust(BLOCK_BYTES - MAX_NAME_BYTES - len(_OWNER) - 11, b"\0")
 _CHECKSUM = slice(148, 155)
@@ -30,7 +29,8 @@ def write_header(room: memoryview, name: str, size: int) -> None:
     Raises:
         ValueError: name or size have no room in a header.
     """
-    header = b"%b%b%011o%b" % (name.encode("ascii").ljust(MAX_NAME_BYTES, b"\0"), _OWNER, size, _REST)
+    padded = name.encode("ascii").ljust(MAX_NAME_BYTES, b"\0")
+    header = b"%b%b%011o%b" % (padded, _OWNER, size, _REST)
     room[:] = header
     # The lower half of Adler-32 is the sum of all bytes and 1, modulo 65,521; a header has less.
     room[_CHECKSUM] = b"%06o\0" % ((adler32(header) & 0xFFFF) - 1)

@@ -61,6 +61,20 @@ def test_converting_loads_neither_torch_nor_energon(
     assert not modules_after(command("verify", out)).intersection({"torch", "megatron"})
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.cpu_count() == 1,
+    reason="skipped: it counts threads of Linux, on more than one core",
+)
+def test_a_command_leaves_other_cores_alone(source: tuple[str, str], tmp_path: Path) -> None:
+    said = tmp_path / "threads"
+    code = command("convert", source[0], "--images", source[1], "--dry-run", "--quiet")
+    code += f"\nimport os; open({str(said)!r}, 'w').write(str(len(os.listdir('/proc/self/task'))))"
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    # NumPy's BLAS would start a thread for each.
+    assert said.read_text() == "1"
+
+
 def test_help_takes_less_than_three_tenths_of_a_second() -> None:
     seconds = []
     for _ in range(5):

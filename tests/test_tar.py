@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import mmap
 import os
+import re
 import tarfile
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xxhash
 from hypothesis import example, given, settings
@@ -269,6 +273,34 @@ def test_a_file_is_not_closed_while_it_is_written(
     monkeypatch.setattr(os, "close", close)
     writer.abandon()
     assert order == ["write", "written", "close"]
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(),
+    reason="skipped: this system has no large pages",
+)
+def test_buffers_ask_for_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_writer, "BUFFER_BYTES", 4 << 20)
+    writer = TarWriter(None)
+    writer.add_bytes("json", "a", b"x")
+    begin = np.frombuffer(writer.room(1), np.uint8).ctypes.data
+    areas = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    for area, flags in pairwise(areas):
+        ends = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) ", area, re.M)[-1]
+        if int(ends[0], 16) <= begin < int(ends[1], 16):
+            assert "hg" in flags.split("\n")[0].split()
+            break
+    else:
+        raise AssertionError("the buffer is in no area")
+    writer.abandon()
+
+
+def test_large_pages_are_a_wish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A kernel without them knows no such advice.
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999, raising=False)
+    _, size, digest = write(tmp_path / "a.tar", [(True, [("bytes", b"abc")])])
+    content = (tmp_path / "a.tar").read_bytes()
+    assert (len(content), xxhash.xxh3_128_hexdigest(content)) == (size, digest)
 
 
 @pytest.mark.parametrize(
