@@ -8,7 +8,7 @@ import torch
 from ..errors import ImageError
 from .decode import decode_array, decode_image, upright_size
 from .image_config import ImageConfig
-from .pixel_values import normalize_by_table
+from .pixel_values import normalize_array
 from .resize import ExactPicture, FastPicture, Picture
 from .tiles import choose_grid, size_on_grid, split_into_tiles, tiles_of_grid
 
@@ -37,7 +37,7 @@ def process_image(data: bytes, config: ImageConfig, *, name: str = "image") -> t
     if config.output == "uint8":
         return torch.from_numpy(tiles)
     dtype = torch.float32 if config.output == "float32" else torch.bfloat16
-    return normalize_by_table(tiles, mean=config.mean, std=config.std, dtype=dtype)
+    return normalize_array(tiles, mean=config.mean, std=config.std, dtype=dtype)
 
 
 def count_tiles(data: bytes, config: ImageConfig, *, name: str = "image") -> int:

@@ -12,6 +12,7 @@ from PIL import Image
 
 Color = tuple[int, int, int]
 
+_resize_bicubic = torch.ops.aten._upsample_bicubic2d_aa.out
 _PILLOW_CHOOSES_ORDER = int(PIL.__version__.split(".")[0]) >= 13
 
 
@@ -103,11 +104,13 @@ class FastPicture:
         return self._resize(width, height)
 
     def _resize(self, width: int, height: int) -> FastPicture:
-        batch = torch.from_numpy(self.pixels).permute(2, 0, 1).unsqueeze(0)
-        resized = torch.nn.functional.interpolate(
-            batch, size=(height, width), mode="bicubic", antialias=True
+        resized = np.empty((height, width, self.pixels.shape[2]), dtype=np.uint8)
+        # What torch.nn.functional.interpolate calls: it gives no place for the result, and one of
+        # torch's own has its colours apart, which takes a third of the time.
+        _resize_bicubic(
+            _channels_last(self.pixels), resized.shape[:2], False, out=_channels_last(resized)
         )
-        return FastPicture(resized[0].permute(1, 2, 0).numpy())
+        return FastPicture(resized)
 
     def crop(self, width: int, height: int) -> FastPicture:
         """The middle of it."""
@@ -134,6 +137,11 @@ class FastPicture:
     def planes(self) -> np.ndarray:
         """uint8[3, height, width]."""
         return np.ascontiguousarray(self.pixels.transpose(2, 0, 1)[:3])
+
+
+def _channels_last(pixels: np.ndarray) -> torch.Tensor:
+    """uint8[height, width, channels] as torch's uint8[1, channels, height, width], not copied."""
+    return torch.from_numpy(pixels[None]).permute(0, 3, 1, 2)
 
 
 def _pillow_goes_down_first(size: tuple[int, int], new_size: tuple[int, int]) -> bool:

@@ -21,8 +21,8 @@ from neva_prep.loaders.decode import decode_array, decode_image
 from neva_prep.loaders.fit_image import process_image
 from neva_prep.loaders.image_config import CLIP_MEAN, CLIP_STD, Fit, ImageConfig
 from neva_prep.loaders.pixel_reader import make_pixel_reader
-from neva_prep.loaders.pixel_values import normalize
-from neva_prep.loaders.resize import ExactPicture, _pillow_goes_down_first
+from neva_prep.loaders.pixel_values import normalize, normalize_array
+from neva_prep.loaders.resize import ExactPicture, FastPicture, _pillow_goes_down_first
 
 SHARED = Path(__file__).parents[2] / "shared"
 ODD_IMAGES = SHARED / "data/odd-images"
@@ -117,6 +117,21 @@ def test_pillow_goes_across_and_down_in_the_order_we_say(
     assert np.array_equal(picture.resize(*new_size).planes(), expected.planes())
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("cut", [False, True])
+def test_fast_pictures_have_the_bits_of_torch_s_interpolate(channels: int, cut: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (53, 71, channels), dtype=np.uint8)
+    picture = FastPicture(noise).crop(40, 44) if cut else FastPicture(noise)
+    for width, height in ((30, 20), (71, 10), (90, 100), (40, 44)):
+        batch = torch.from_numpy(picture.pixels.copy()).permute(2, 0, 1)[None]
+        theirs = torch.nn.functional.interpolate(
+            batch, size=(height, width), mode="bicubic", antialias=True
+        )[0]
+        ours = picture._resize(width, height)
+        assert np.array_equal(ours.pixels, theirs.permute(1, 2, 0).numpy())
+        assert ours.size == (width, height)
+
+
 def real_images() -> Iterator[Path]:
     for path in sorted((SHARED / "data").rglob("*")):
         if path.suffix.lower() in SUFFIXES and ODD_IMAGES not in path.parents:
@@ -164,6 +179,9 @@ def test_normalizing_equals_transformers_for_all_256_values() -> None:
         processor = hf_processor("crop", 16, image_mean=list(mean), image_std=list(std))
         theirs = processor.normalize(processor.rescale(ramp.numpy(), 1 / 255), mean, std)
         assert torch.equal(normalize(ramp, mean=mean, std=std), torch.from_numpy(theirs))
+        for dtype in (torch.float32, torch.bfloat16):
+            on_one_core = normalize_array(ramp.numpy(), mean=mean, std=std, dtype=dtype)
+            assert torch.equal(on_one_core, normalize(ramp, mean=mean, std=std, dtype=dtype))
 
 
 def test_uint8_normalized_later_is_the_same() -> None:
