@@ -195,12 +195,12 @@ def convert(ctx: click.Context, /, **given: Any) -> None:
     if given["retry"] is not None:
         _check_retry(given)
     parts = take_sources(given)
+    # What was imported stays: the collector need not look through it again and again.
+    gc.freeze()
     if given["task"] is not None:
         from .task_command import run_task
 
         run_task(ctx, given, options)
-    # What was imported stays: the collector need not look through it again and again.
-    gc.freeze()
     try:
         if parts:
             ctx.exit(convert_sources(given, parts, options))
