@@ -183,6 +183,40 @@ def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:
     assert sorted(path.name for path in report.checkpoint.parent.iterdir()) == names
 
 
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a power cut could leave a checkpoint of empty files."""
+    target = checkpoint_path(folder / "synced", 1)
+    part = target.with_name(target.name + ".tmp")
+    synced: list[Path] = []
+    before: dict[str, list[Path]] = {}
+    fsync, rename = os.fsync, os.rename
+
+    def note(file: int) -> None:
+        fsync(file)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")))
+        if (part / MARKER).exists():
+            before.setdefault("marker", synced[:-1])
+
+    def named(source: Any, name: Any) -> None:
+        before["name"] = list(synced)
+        rename(source, name)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", named)
+    run_here(job(folder, "synced", trainer__max_steps=1))
+    monkeypatch.undo()
+    whole = {part, *(part / path.relative_to(target) for path in target.rglob("*"))}
+    assert {part / MARKER, part / "context/model.json"} <= whole
+    assert whole <= set(before["name"])
+    # Each rank its own, as others may be on other machines.
+    own = {part / "ranks/data-00000.pt", part / "ranks/random-00000.pt"}
+    assert own <= set(before["marker"])
+    # And the name, before older checkpoints are deleted.
+    assert synced[-1] == target.parent
+
+
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_checkpoint_that_cannot_be_written_is_named_and_the_one_before_stays(
     folder: Path, whole: Job, monkeypatch: pytest.MonkeyPatch, behind: bool

@@ -25,6 +25,7 @@ import torch
 from ..errors import ConfigError
 from .build import Training, whole_weights
 from .config_file import write_config
+from .durable import rename_durably, sync_file
 from .leftovers import clear_leftovers, mark_whole, mark_written, unfinished
 from .logs import BOARD_FOLDER, LOG_FILE
 from .optimizer_state import load_optimizer, sharded_optimizer, sharded_weights
@@ -123,7 +124,7 @@ def save_checkpoint(
                 assert writer.mark is not None
                 mark_whole(part, writer.mark)
                 shutil.rmtree(target, ignore_errors=True)
-                part.rename(target)
+                rename_durably(part, target)
                 prune(run, target, keep_last)
             # The other ranks may look for it from here on.
             torch.distributed.barrier()
@@ -190,8 +191,14 @@ def _save_ranks(data: Any, folder: Path) -> None:
     rank = torch.distributed.get_rank()
     if reads_data():
         number = parallel_state.get_data_parallel_rank()
-        torch.save(data.state_dict(), folder / f"data-{number:05d}.pt")
-    torch.save(_random_states(), folder / f"random-{rank:05d}.pt")
+        _save(data.state_dict(), folder / f"data-{number:05d}.pt")
+    _save(_random_states(), folder / f"random-{rank:05d}.pt")
+
+
+def _save(states: dict[str, Any], path: Path) -> None:
+    torch.save(states, path)
+    # By this rank: the one that gives the checkpoint its name may be on another machine.
+    sync_file(path)
 
 
 def _load_ranks(data: Any, folder: Path, *, same_layout: bool) -> None:
