@@ -174,6 +174,39 @@ def test_a_deletion_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
     assert list(last.parent.iterdir()) == [last]
 
 
+@pytest.mark.parametrize("call", ["rename", "rmdir"])
+def test_an_old_checkpoint_that_cannot_be_deleted_is_told_and_ends_nothing(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    call: str,
+) -> None:
+    few = job(
+        folder,
+        f"kept-{call}",
+        trainer__max_steps=3,
+        log__ckpt__every_n_train_steps=1,
+        log__ckpt__keep_last=1,
+    )
+    old, true = checkpoint_path(folder / few["name"], 1), getattr(os, call)
+    stuck = {"rename": old.name, "rmdir": f"{old.name}.tmp"}[call]
+
+    def refused(path: Any, *rest: Any, **named: Any) -> Any:
+        if Path(path).name == stuck:
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path, *rest, **named)
+
+    monkeypatch.setattr(os, call, refused)
+    report = run_here(few)
+    monkeypatch.undo()
+    # The next one went all the same.
+    kept = {"rename": [old, report.checkpoint], "rmdir": [report.checkpoint]}
+    assert checkpoints_of(folder / few["name"]) == kept[call]
+    said = capfd.readouterr().err
+    assert f"{old}: cannot be deleted ([Errno 13] Permission denied" in said
+    assert f"finished at step 3; saved as {report.checkpoint}" in said
+
+
 def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:
     few = job(folder, "few", log__ckpt__every_n_train_steps=1, log__ckpt__keep_last=2)
     report = run_here(few)
