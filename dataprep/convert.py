@@ -37,6 +37,8 @@ def convert(
     out: str | os.PathLike[str],
     options: ConvertOptions | None = None,
     watch: Watch | None = None,
+    *,
+    before_removal: Callable[[], None] | None = None,
 ) -> ConvertReport:
     """Convert a LLaVA JSON array or JSONL file and its images to shards.
 
@@ -46,6 +48,7 @@ def convert(
         out: folder or address to write; new or empty, unless options say `resume` or `overwrite`.
         options: see ConvertOptions.
         watch: told of the progress.
+        before_removal: called before a finished dataset in the folder is removed.
 
     Returns:
         What happened to every record. One without samples means that no dataset was made.
@@ -73,6 +76,8 @@ def convert(
         with _timed(times, "plan"):
             ready = prepare(source, images, options, out, journal, watch)
             if journal.is_replacing():
+                if before_removal is not None:
+                    before_removal()
                 remove_replaced(out, journal)
         with _timed(times, "write"):
             if options.finish:

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import xxhash
 
 from ..errors import RecordError
 from ..loaders.format import INFO_FILE, MANIFEST_FILE
-from ..loaders.spans import Span, array_spans, line_spans, skip_space
+from ..loaders.spans import Span, array_spans, object_spans, skip_space
 from .json_object import start_of_field
 from .readers.form import LLAVA, ReadRecord, reader_of
 
@@ -71,9 +70,8 @@ class Source:
                 start_of_field(self.path, self.data, self.start, self.under),
                 is_whole=False,
             )
-        if _is_one_record(self):
-            return iter([Span(self.start, len(self.data[self.start :].rstrip()))])
-        return line_spans(self.path, self.data, self.start)
+        fields = ("conversations",) if self.form == LLAVA else ()
+        return object_spans(self.path, self.data, self.start, fields=fields)
 
     def fingerprint(self) -> str:
         """xxh3_128 of the whole file, in hexadecimal."""
@@ -133,24 +131,6 @@ def open_source(
         under=under,
         why=why,
     )
-
-
-def _is_one_record(source: Source) -> bool:
-    """Whether the whole file is one record; an object that is no record is refused."""
-    try:
-        whole = msgspec.json.decode(
-            memoryview(source.data)[source.start :], type=dict[str, msgspec.Raw]
-        )
-    except (ValueError, RecursionError):
-        return False
-    is_record = source.form != LLAVA or "conversations" in whole
-    if not is_record and source.path.suffix != ".jsonl":
-        raise RecordError(
-            f"{source.path}: byte {source.start}: the top level is an object with the keys "
-            f"{', '.join(list(whole)[:8])}, not a list; give the list of records itself, or one "
-            "record per line"
-        )
-    return True
 
 
 def _why_no_folder(path: Path) -> str:

@@ -19,10 +19,11 @@ import yaml
 from ..errors import ConfigError, NevaPrepError, RecordError
 from ..loaders.remote import is_remote
 from .convert import convert
-from .files import TEMPORARY_SUFFIX, told, write_file
+from .files import TEMPORARY_SUFFIX, sync_folder, told, write_file
 from .options import ConvertOptions
 from .report import ConvertReport
 from .watch import Watch
+from .workplace import stays_for_now
 
 METADATASET_FILE = "metadataset.yaml"
 SCHEMA_VERSION = 1
@@ -82,7 +83,8 @@ def convert_several(
 ) -> SeveralReport:
     """Convert sources one after the other, each as it would be by itself.
 
-    With `resume`, those that are finished stay, and the first that is not goes on.
+    With `resume`, those that are finished stay, and the first that is not goes on. A blend that is
+    there is removed with the first dataset that is replaced, and its successor is written last.
 
     Args:
         parts: the sources; see `parts_of`.
@@ -102,7 +104,14 @@ def convert_several(
         try:
             with watch(number, part) as told_of:
                 target = out / part.name
-                reports[part.name] = convert(part.source, part.images, target, options, told_of)
+                reports[part.name] = convert(
+                    part.source,
+                    part.images,
+                    target,
+                    options,
+                    told_of,
+                    before_removal=lambda: _remove_blend(out),
+                )
         except NevaPrepError as error:
             message = f"source {number} of {len(parts)} ({part.source}): {error}"
             raise type(error)(message, reason=error.reason) from error
@@ -264,9 +273,15 @@ def _refuse_foreign(out: Path, parts: Sequence[Part], options: ConvertOptions) -
         how = "give another folder" if METADATASET_FILE in names else "go on with --resume"
         what = "finished" if METADATASET_FILE in names else "unfinished"
         raise ConfigError(f"--out {out}: holds {what} datasets; {how}, or --overwrite")
+    if not all(stays_for_now(out / part.name) for part in parts):
+        _remove_blend(out)
+
+
+def _remove_blend(out: Path) -> None:
+    """What is half replaced must not be blended."""
     with told(out):
-        # First: what is half replaced must not be blended.
         (out / METADATASET_FILE).unlink(missing_ok=True)
+        sync_folder(out)
 
 
 def _refuse_empty(part: Part, report: ConvertReport) -> None:

@@ -52,7 +52,7 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
     journal = Journal(out / JOURNAL_DIR)
     try:
         # One that was killed while it removed the old dataset goes on with that first.
-        if journal.is_overwrite() or (options.overwrite and not _stays_for_now(out, journal)):
+        if journal.is_overwrite() or (options.overwrite and not stays_for_now(out)):
             _empty(out, journal)
         elif options.overwrite:
             journal.clear()
@@ -69,6 +69,13 @@ def workplace(out: Path, options: ConvertOptions) -> Iterator[Journal | None]:
         raise
     finally:
         journal.close()
+
+
+def stays_for_now(out: Path) -> bool:
+    """Whether a whole dataset is there, which `overwrite` keeps until its successor is planned."""
+    is_whole = (out / INFO_FILE).exists() and (out / MANIFEST_FILE).exists()
+    journal = out / JOURNAL_DIR
+    return is_whole and ((journal / REPLACE_MARKER).exists() or not is_begun(journal))
 
 
 def remove_replaced(out: Path, journal: Journal) -> None:
@@ -137,12 +144,6 @@ def is_ours(name: str) -> bool:
     name = name.removesuffix(TEMPORARY_SUFFIX)
     known = (META_DIR, JOURNAL_DIR, MANIFEST_FILE, QUARANTINE_FILE, DUPLICATES_FILE)
     return name in known or _SHARD.fullmatch(name) is not None
-
-
-def _stays_for_now(out: Path, journal: Journal) -> bool:
-    """Whether a whole dataset is there, which stays until its successor is planned."""
-    is_whole = (out / INFO_FILE).exists() and (out / MANIFEST_FILE).exists()
-    return is_whole and (journal.is_replacing() or not is_begun(journal.folder))
 
 
 def _empty(out: Path, journal: Journal) -> None:

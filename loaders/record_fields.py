@@ -22,6 +22,8 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 """Role in lower case -> its name in LLaVA's form."""
+CONVERSATIONS = ("conversations", "messages")
+"""Fields that hold a conversation."""
 IMAGES = (
     "image", "images", "image_path", "image_paths", "img", "img_path", "image_file", "image_files",
     "image_url", "image_urls", "file_name",

@@ -15,7 +15,8 @@ import xxhash
 
 from ..errors import ConfigError, RecordError
 from .loose_record import load_record
-from .spans import Span, array_spans, line_spans, skip_space
+from .record_fields import CONVERSATIONS
+from .spans import Span, array_spans, object_spans, skip_space
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -33,7 +34,7 @@ class RecordFile:
 
         Raises:
             ConfigError: there is no such file, or it is empty.
-            RecordError: it is neither a JSON array nor lines of JSON.
+            RecordError: it is neither a JSON array, nor lines of JSON, nor one record.
         """
         self.path = path
         self._data: mmap.mmap | None = None
@@ -92,5 +93,6 @@ class RecordFile:
                 f"{self.path}: begins with {first!r}; give a JSON array '[...]' of records or JSON "
                 "lines '{...}'"
             )
-        spans = array_spans if first == b"[" else line_spans
-        return spans(self.path, data, start)
+        if first == b"[":
+            return array_spans(self.path, data, start)
+        return object_spans(self.path, data, start, fields=CONVERSATIONS)

@@ -1,11 +1,11 @@
-"""Where each record of a JSON array or of JSON lines begins and ends, in bounded memory."""
+"""Where each record of a JSON file begins and ends, in bounded memory."""
 
 from __future__ import annotations
 
 import json
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,40 @@ def line_spans(path: Path, data: mmap.mmap, start: int) -> Iterator[Span]:
         if record:
             yield Span(at + line.index(record[:1]), len(record))
         at = end + 1
+
+
+def object_spans(
+    path: Path, data: mmap.mmap, start: int, *, fields: Collection[str]
+) -> Iterator[Span]:
+    """The one record that a file is, over however many lines; or else each line's.
+
+    Args:
+        path: of the file, for messages.
+        data: the file.
+        start: of its first object.
+        fields: of which a record has one; none where any object is a record.
+
+    Raises:
+        RecordError: the file is one object that is no record, or a line is too long for one.
+    """
+    if _is_one_record(path, data, start, fields):
+        return iter([Span(start, len(data[start:].rstrip()))])
+    return line_spans(path, data, start)
+
+
+def _is_one_record(path: Path, data: mmap.mmap, start: int, fields: Collection[str]) -> bool:
+    try:
+        whole = msgspec.json.decode(memoryview(data)[start:], type=dict[str, msgspec.Raw])
+    except (ValueError, RecursionError):
+        return False
+    is_record = not fields or any(field in whole for field in fields)
+    if not is_record and path.suffix != ".jsonl":
+        raise RecordError(
+            f"{path}: byte {start}: the top level is an object with the keys "
+            f"{', '.join(list(whole)[:8])}, not a list; give the list of records itself, or one "
+            "record per line"
+        )
+    return True
 
 
 def array_spans(

@@ -13,6 +13,7 @@ from handmade import picture
 from lazy_help import lazy, row
 from loader_help import TILE, keys_of, signature, spell, take
 
+from neva_prep.dataprep.source import open_source
 from neva_prep.errors import ConfigError, RecordError
 from neva_prep.loaders import ImageConfig, make_pixel_reader
 from neva_prep.loaders.fit_image import process_image
@@ -136,6 +137,35 @@ def test_records_are_found_in_every_layout(layout: str, tmp_path: Path) -> None:
     file.write_bytes(texts[layout])
     records = RecordFile(file)
     assert [records.read(n) for n in range(len(records))] == rows
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("name", ["conversations", "messages"])
+def test_a_file_that_is_one_record_over_several_lines_is_that_record(
+    mark: bytes, name: str, source: Path
+) -> None:
+    one = row(7)
+    if name == "messages":
+        turns = [{"role": "user", "content": "<image>\n?"}, {"role": "assistant", "content": "!"}]
+        one = {"image": "a.jpg", "messages": turns}
+    file = source.with_name("one.json")
+    file.write_bytes(mark + json.dumps(one, indent=2).encode() + b"\n")
+    assert [RecordFile(file).read(n) for n in range(len(RecordFile(file)))] == [one]
+    with lazy(file, source, config={"val_fraction": 0}, micro_batch_size=1) as data:
+        batch = next(data.train_dataloader())
+    assert batch["__keys__"] == ["000000000"] and len(batch["media"]) == 1
+
+
+def test_one_object_that_is_no_record_is_refused_as_convert_does(tmp_path: Path) -> None:
+    file = tmp_path / "whole.json"
+    for whole in ({"info": {}, "data": [row(1), row(2)]}, {"id": 1}):
+        file.write_text(json.dumps(whole, indent=1))
+        with pytest.raises(RecordError) as lazily:
+            RecordFile(file)
+        with pytest.raises(RecordError) as converted:
+            list(open_source(file).spans())
+        assert str(lazily.value) == str(converted.value)
+        assert "whole.json: byte 0: the top level is an object" in str(lazily.value)
 
 
 def test_memory_is_16_bytes_a_record(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import yaml
 from convert_help import files_of, make_source, record, run_cli, text_record
 from handmade import picture
+from killed import run_killed
 
 from neva_prep.dataprep import sources as sources_module
 from neva_prep.dataprep.convert import convert
@@ -193,11 +196,11 @@ def test_a_conversion_cut_off_in_the_second_source_goes_on_there(
     parts = parts_of(two_sources(tmp_path), [str(tmp_path / "a" / "images")], [])
     calls: list[str] = []
 
-    def failing(source: Any, images: Any, out: Path, *rest: Any) -> Any:
+    def failing(source: Any, images: Any, out: Path, *rest: Any, **named: Any) -> Any:
         calls.append(out.name)
         if len(calls) == 2:
             raise ShardError("the disk is full")
-        return convert(source, images, out, *rest)
+        return convert(source, images, out, *rest, **named)
 
     monkeypatch.setattr(sources_module, "convert", failing)
     with pytest.raises(ShardError, match=r"source 2 of 2 \(.*source.json\): the disk is full"):
@@ -270,6 +273,56 @@ def test_an_output_with_other_things_is_left_alone(tmp_path: Path) -> None:
         convert_several(parts, Path("s3://bucket/out"))
     convert_several(parts, tmp_path / "out", ConvertOptions(overwrite=True))
     assert len(blend_of(tmp_path / "out")) == 2
+
+
+def test_a_slip_in_an_overwrite_leaves_the_datasets_and_their_blend(tmp_path: Path) -> None:
+    command = arguments(tmp_path)
+    assert run_cli(*command).returncode == 0
+    before = files_of(tmp_path / "out")
+    assert run_cli(*command, "--overwrite", "--filter", "no_such_field > 1").returncode != 0
+    assert files_of(tmp_path / "out") == before
+
+
+def made_with(dataset: Path) -> str:
+    """The seed of the shuffle that a whole dataset was made with."""
+    if not (dataset / ".nv-meta/.info.json").exists():
+        return "broken"
+    return str(json.loads((dataset / "neva-prep.json").read_text())["options"]["shuffle"])
+
+
+def blended_or_not(out: Path) -> str:
+    """How the datasets of a folder were made, and whether they are blended."""
+    seeds = [made_with(out / name) for name in ("source", "source-2")]
+    is_blended = (out / "metadataset.yaml").exists()
+    assert seeds in (["None"] * 2, ["3"] * 2) or not is_blended, seeds
+    return f"{' '.join(seeds)}{' blended' if is_blended else ''}"
+
+
+def test_an_overwrite_that_is_killed_leaves_no_blend_of_other_datasets(tmp_path: Path) -> None:
+    parts = parts_of(two_sources(tmp_path), [str(tmp_path / "a" / "images")], [])
+    old, out, paused = tmp_path / "old", tmp_path / "out", tmp_path / "paused"
+    convert_several(parts, old)
+    anew = ConvertOptions(shuffle=3, overwrite=True, workers=1)
+    seen, step, killed = Counter[str](), 0, True
+    while killed:
+        step += 3
+        shutil.copytree(old, out)
+        killed = run_killed(step, lambda: convert_several(parts, out, anew))
+        seen[blended_or_not(out)] += 1
+        if (out / "source/.journal/replace").exists() and not paused.exists():
+            shutil.copytree(out, paused)
+        shutil.rmtree(out)
+    # Planning takes some steps, during which the old ones are still blended.
+    assert seen["None None blended"] > 2 and seen["3 None"] and seen["3 3 blended"], seen
+    # What was killed in its planning goes on, and is killed again.
+    assert blended_or_not(paused) == "None None blended"
+    again, seen = replace(anew, overwrite=False, resume=True), Counter()
+    for step in range(3, 40, 3):
+        shutil.copytree(paused, out)
+        assert run_killed(step, lambda: convert_several(parts, out, again))
+        seen[blended_or_not(out)] += 1
+        shutil.rmtree(out)
+    assert seen["None None blended"] and seen["broken None"], seen
 
 
 def test_a_dry_run_writes_nothing_and_quarantine_sets_the_exit_code(tmp_path: Path) -> None:

@@ -174,6 +174,39 @@ def test_a_deletion_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:
     assert list(last.parent.iterdir()) == [last]
 
 
+@pytest.mark.parametrize("call", ["rename", "rmdir"])
+def test_an_old_checkpoint_that_cannot_be_deleted_is_told_and_ends_nothing(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    call: str,
+) -> None:
+    few = job(
+        folder,
+        f"kept-{call}",
+        trainer__max_steps=3,
+        log__ckpt__every_n_train_steps=1,
+        log__ckpt__keep_last=1,
+    )
+    old, true = checkpoint_path(folder / few["name"], 1), getattr(os, call)
+    stuck = {"rename": old.name, "rmdir": f"{old.name}.tmp"}[call]
+
+    def refused(path: Any, *rest: Any, **named: Any) -> Any:
+        if Path(path).name == stuck:
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path, *rest, **named)
+
+    monkeypatch.setattr(os, call, refused)
+    report = run_here(few)
+    monkeypatch.undo()
+    # The next one went all the same.
+    kept = {"rename": [old, report.checkpoint], "rmdir": [report.checkpoint]}
+    assert checkpoints_of(folder / few["name"]) == kept[call]
+    said = capfd.readouterr().err
+    assert f"{old}: cannot be deleted ([Errno 13] Permission denied" in said
+    assert f"finished at step 3; saved as {report.checkpoint}" in said
+
+
 def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:
     few = job(folder, "few", log__ckpt__every_n_train_steps=1, log__ckpt__keep_last=2)
     report = run_here(few)
@@ -181,6 +214,40 @@ def test_only_the_last_checkpoints_are_kept(folder: Path) -> None:
     assert names == ["step-00000005", "step-00000006"]
     assert report.checkpoint.name == names[-1]
     assert sorted(path.name for path in report.checkpoint.parent.iterdir()) == names
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_gets_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else a power cut could leave a checkpoint of empty files."""
+    target = checkpoint_path(folder / "synced", 1)
+    part = target.with_name(target.name + ".tmp")
+    synced: list[Path] = []
+    before: dict[str, list[Path]] = {}
+    fsync, rename = os.fsync, os.rename
+
+    def note(file: int) -> None:
+        fsync(file)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")))
+        if (part / MARKER).exists():
+            before.setdefault("marker", synced[:-1])
+
+    def named(source: Any, name: Any) -> None:
+        before["name"] = list(synced)
+        rename(source, name)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", named)
+    run_here(job(folder, "synced", trainer__max_steps=1))
+    monkeypatch.undo()
+    whole = {part, *(part / path.relative_to(target) for path in target.rglob("*"))}
+    assert {part / MARKER, part / "context/model.json"} <= whole
+    assert whole <= set(before["name"])
+    # Each rank its own, as others may be on other machines.
+    own = {part / "ranks/data-00000.pt", part / "ranks/random-00000.pt"}
+    assert own <= set(before["marker"])
+    # And the name, before older checkpoints are deleted.
+    assert synced[-1] == target.parent
 
 
 @pytest.mark.parametrize("behind", [False, True])

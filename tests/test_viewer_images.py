@@ -125,6 +125,16 @@ def test_a_picture_that_is_not_there_is_a_sign_and_no_failure(tmp_path: Path) ->
             assert ask(f"{address}image/0/1").status == 404
 
 
+def test_a_rejected_record_has_no_picture_and_the_answer_says_why(tmp_path: Path) -> None:
+    rows = [record("none", conversations=[]), record("two marks", conversations=TWO)]
+    with viewed(make_source(tmp_path, rows), tmp_path / "images") as address:
+        for path, why in (("0/0", "conversation is empty"), ("1/0", "for 1 image(s)")):
+            for place in (f"image/{path}", f"tile/sample/{path}/0"):
+                answer = ask(address + place)
+                assert answer.status == 404, place
+                assert why in answer.body.decode(), place
+
+
 def test_pictures_of_a_dataset_stand_on_its_cards(tmp_path: Path) -> None:
     made = convert_in(tmp_path, [record("a"), text_record("b")])
     with viewed(made.out) as address:

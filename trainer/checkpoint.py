@@ -15,6 +15,7 @@ import json
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,7 @@ import torch
 from ..errors import ConfigError
 from .build import Training, whole_weights
 from .config_file import write_config
+from .durable import rename_durably, sync_file
 from .leftovers import clear_leftovers, mark_whole, mark_written, unfinished
 from .logs import BOARD_FOLDER, LOG_FILE
 from .optimizer_state import load_optimizer, sharded_optimizer, sharded_weights
@@ -83,6 +85,7 @@ def save_checkpoint(
     keep_last: int,
     files: Path | None,
     facts: dict[str, Any],
+    say: Callable[[str], None],
 ) -> None:
     """Save after a step; all ranks call it.
 
@@ -95,6 +98,7 @@ def save_checkpoint(
         keep_last: checkpoints that are kept, this one included; 0 keeps all.
         files: folder with the tokenizer's and processor's files.
         facts: put into training.json.
+        say: given lines for people, on rank 0.
 
     Raises:
         TrainingError: it cannot be written, or the one before cannot that was under way.
@@ -123,8 +127,9 @@ def save_checkpoint(
                 assert writer.mark is not None
                 mark_whole(part, writer.mark)
                 shutil.rmtree(target, ignore_errors=True)
-                part.rename(target)
-                prune(run, target, keep_last)
+                rename_durably(part, target)
+                for line in prune(run, target, keep_last):
+                    say(line)
             # The other ranks may look for it from here on.
             torch.distributed.barrier()
 
@@ -190,8 +195,14 @@ def _save_ranks(data: Any, folder: Path) -> None:
     rank = torch.distributed.get_rank()
     if reads_data():
         number = parallel_state.get_data_parallel_rank()
-        torch.save(data.state_dict(), folder / f"data-{number:05d}.pt")
-    torch.save(_random_states(), folder / f"random-{rank:05d}.pt")
+        _save(data.state_dict(), folder / f"data-{number:05d}.pt")
+    _save(_random_states(), folder / f"random-{rank:05d}.pt")
+
+
+def _save(states: dict[str, Any], path: Path) -> None:
+    torch.save(states, path)
+    # By this rank: the one that gives the checkpoint its name may be on another machine.
+    sync_file(path)
 
 
 def _load_ranks(data: Any, folder: Path, *, same_layout: bool) -> None:
@@ -256,15 +267,24 @@ def _write_context(training: Training, part: Path, files: Path | None, data: Any
         tokenizer.save_pretrained(hf_files(part))
 
 
-def prune(run: Path, written: Path, keep_last: int) -> None:
-    """Delete the oldest checkpoints, but never the one just written, whatever steps others have."""
+def prune(run: Path, written: Path, keep_last: int) -> list[str]:
+    """Delete the oldest checkpoints, but never the one just written, whatever steps others have.
+
+    Returns:
+        For people, which could not be deleted: the run is worth more than the room they take.
+    """
     others = [path for path in checkpoints_of(run) if path != written]
-    if keep_last:
-        for old in others[: max(len(others) - keep_last + 1, 0)]:
-            # What is half deleted is no checkpoint, and a next run deletes the rest.
-            gone = unfinished(old)
+    too_many = others[: max(len(others) - keep_last + 1, 0)] if keep_last else []
+    told = []
+    for old in too_many:
+        # What is half deleted is no checkpoint, and a next run deletes the rest.
+        gone = unfinished(old)
+        try:
             shutil.rmtree(gone, ignore_errors=True)
             shutil.rmtree(old.rename(gone))
+        except OSError as error:
+            told.append(f"{old}: cannot be deleted ({error}); training goes on: delete it by hand")
+    return told
 
 
 def _first() -> bool:

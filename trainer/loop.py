@@ -285,6 +285,7 @@ def _save(run: _Run, step: int) -> int:
             "kept": kept_settings(run.recipe),
             "recipe": describe(run.recipe),
         },
+        say=run.log.say,
     )
     return step
 

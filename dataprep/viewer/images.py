@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ...errors import ConfigError, ImageError
+from collections.abc import Callable
+
+from ...errors import ConfigError, ImageError, RecordError
 from ..look.html import Limits, picture_bytes, read_asset
 from ..look.pictures import thumbnail
+from ..look.view import SampleView
 from .site import Site
 
 EDGES = (320, 672, 1344)
@@ -16,7 +19,7 @@ def original(site: Site, index: int, number: int, edge: int) -> tuple[bytes, str
     edge = next((known for known in EDGES if known >= edge), EDGES[-1])
 
     def make() -> bytes:
-        images = site.looked.sample(index).images
+        images = _of_record(site.looked.sample, index).images
         if number >= len(images):
             raise ConfigError(f"sample {index}: has no image {number} to show")
         if (data := images[number].data) is None:
@@ -45,7 +48,7 @@ def tile(site: Site, of: str, number: int, image: int, tile: int) -> tuple[bytes
             media = site.batches.at(number).media
             pixels = media[image] if image < len(media) else None
         else:
-            images = site.flow.sample(number).images
+            images = _of_record(site.flow.sample, number).images
             tiles = images[image].tiles if image < len(images) else ()
             pixels = tiles[tile] if tile < len(tiles) else None
         if pixels is None:
@@ -53,6 +56,18 @@ def tile(site: Site, of: str, number: int, image: int, tile: int) -> tuple[bytes
         return picture_bytes(pixels, Limits().edge)
 
     return site.pictures.get(f"{of}/{number}/{image}/{tile}", make), "image/webp"
+
+
+def _of_record(sample: Callable[[int], SampleView], index: int) -> SampleView:
+    """The sample that is made of a record.
+
+    Raises:
+        ConfigError: the record is rejected, so that it has no images.
+    """
+    try:
+        return sample(index)
+    except RecordError as error:
+        raise ConfigError(f"sample {index}: has no image to show: {error}") from error
 
 
 def _unreadable() -> tuple[bytes, str]:
