@@ -135,6 +135,14 @@ def test_a_rejected_record_has_no_picture_and_the_answer_says_why(tmp_path: Path
                 assert why in answer.body.decode(), place
 
 
+def test_a_missing_image_has_a_sign_in_place_of_its_tiles_too(tmp_path: Path) -> None:
+    source = make_source(tmp_path, [record("gone", "absent.jpg")])
+    with viewed(source, tmp_path / "images") as address:
+        for place in ("image/0/0", "tile/sample/0/0/0"):
+            answer = ask(address + place)
+            assert (answer.status, answer.headers["content-type"]) == (200, "image/svg+xml"), place
+
+
 def test_pictures_of_a_dataset_stand_on_its_cards(tmp_path: Path) -> None:
     made = convert_in(tmp_path, [record("a"), text_record("b")])
     with viewed(made.out) as address:

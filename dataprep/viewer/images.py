@@ -55,7 +55,10 @@ def tile(site: Site, of: str, number: int, image: int, tile: int) -> tuple[bytes
             raise ConfigError(f"{of} {number}: has no tile {tile} of image {image}")
         return picture_bytes(pixels, Limits().edge)
 
-    return site.pictures.get(f"{of}/{number}/{image}/{tile}", make), "image/webp"
+    try:
+        return site.pictures.get(f"{of}/{number}/{image}/{tile}", make), "image/webp"
+    except ImageError:
+        return _unreadable()
 
 
 def _of_record(sample: Callable[[int], SampleView], index: int) -> SampleView:
