@@ -70,7 +70,7 @@ def view_sample_tokens(sample: Any, encoder: MultiModalTaskEncoder) -> TokensVie
         error = found
     traced = trace(rules, events)
     if encoded is None:
-        encoded = _as_if_encoded(str(sample.__key__), traced, encoder.preparer.rows)
+        encoded = _as_if_encoded(str(sample.__key__), traced, rules.counted, encoder.preparer.rows)
     tokens = () if encoded is None else lay_beside(encoded, traced, encoder)
     limit = rules.max_length
     return TokensView(
@@ -101,6 +101,8 @@ class ListeningRules(TextRules):
     """The rules of training, which also note what is tokenized."""
 
     heard: list[Heard] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)
+    """Tiles of each image, where a limit asks for them."""
     warns: ClassVar[bool] = False
     """Commands say it themselves, with the option that helps."""
 
@@ -114,6 +116,11 @@ class ListeningRules(TextRules):
         """As TextRules has it."""
         self.heard.append(Heard(messages, template or self.template))
         return super().encode(key, messages, images, template)
+
+    def _tiles(self, key: str, images: Sequence[Any]) -> list[int] | None:
+        tiles = super()._tiles(key, images)
+        self.counted.extend(tiles or [])
+        return tiles
 
 
 def trace(rules: ListeningRules, events: Mapping[str, int]) -> list[TracedToken]:
@@ -208,18 +215,22 @@ class Speller:
 
 
 def _as_if_encoded(
-    key: str, traced: Sequence[TracedToken], config: RowConfig
+    key: str, traced: Sequence[TracedToken], counted: Sequence[int], config: RowConfig
 ) -> EncodedSample | None:
-    """Tokens that training skips, to show what is wrong with them; images have one tile."""
+    """Tokens that training skips, to show what is wrong with them.
+
+    Images have the tiles that were counted; one each, where that does not go up.
+    """
     if len(traced) < 2:
         return None
     tokens = np.array([token.id for token in traced], np.int64)
     trained = np.array([token.trained for token in traced])
+    slots = int((tokens == config.image_token_id).sum())
     return EncodedSample(
         key=key,
         tokens=tokens,
         labels=np.where(trained, tokens, config.ignore_index),
-        num_tiles=np.ones(int((tokens == config.image_token_id).sum()), np.int64),
+        num_tiles=np.array(counted if len(counted) == slots else [1] * slots, np.int64),
     )
 
 
