@@ -6,6 +6,7 @@ sample ──preencode──▶ ids, labels (the very ones of training)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +15,8 @@ import numpy as np
 
 from ...errors import NevaPrepError
 from ...loaders.encoded import EncodedSample, RowConfig, expanded_sizes, shift
+from ...loaders.image_config import ImageConfig
+from ...loaders.pixel_reader import make_pixel_reader
 from ...loaders.prepared import EncodedText
 from ...loaders.sample import ConversationSample, FailedSample
 from ...loaders.text_rules import TextRules
@@ -49,7 +52,16 @@ def view_messages(
         return view_sample_tokens(FailedSample(**keys, error=error), encoder)
     images = [b""] * sum(turn.num_images for turn in turns)
     sample = ConversationSample(**keys, id=key, messages=list(messages), images=images, record={})
-    return view_sample_tokens(sample, encoder)
+    return view_sample_tokens(sample, _with_one_tile(encoder))
+
+
+def _with_one_tile(encoder: MultiModalTaskEncoder) -> MultiModalTaskEncoder:
+    """The encoder for images that are not there: it asks no file for its tiles."""
+    reader = make_pixel_reader(ImageConfig())
+    twin = copy.copy(encoder)
+    rules = replace(encoder.rules, reader=reader)
+    twin.preparer = replace(encoder.preparer, rules=rules, reader=reader)
+    return twin
 
 
 def view_sample_tokens(sample: Any, encoder: MultiModalTaskEncoder) -> TokensView:
