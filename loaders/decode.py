@@ -43,6 +43,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SAYS_HOW_IT_LIES = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+"""Pillow's names of what can hold an orientation."""
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 """Pillow's name of few bits -> what one step of grey is of 255."""
 _SIDEWAYS = (5, 6, 7, 8)
@@ -80,7 +82,7 @@ def decode_image(
         # Pillow turns a TIFF itself while it loads it.
         orientation = None if image.format == "TIFF" else _orientation(image, data)
         picture = _to_rgb(image)
-    return picture.transpose(_UPRIGHT[orientation]) if orientation else picture
+    return _turn(picture, orientation) if orientation else picture
 
 
 def decode_array(
@@ -221,6 +223,14 @@ def _orientation(image: Image.Image, data: bytes) -> int | None:
         return orientation if orientation in _UPRIGHT else None
     except Exception:  # Damaged EXIF raises nearly anything, and the pixels do not depend on it.
         return None
+
+
+def _turn(picture: Image.Image, orientation: int) -> Image.Image:
+    upright = picture.transpose(_UPRIGHT[orientation])
+    # What said how it lay would have the next reader turn it once more.
+    for name in _SAYS_HOW_IT_LIES:
+        upright.info.pop(name, None)
+    return upright
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

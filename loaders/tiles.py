@@ -68,4 +68,5 @@ def split_into_tiles(pixels: np.ndarray, size: int) -> np.ndarray:
     """
     rows, columns = pixels.shape[1] // size, pixels.shape[2] // size
     tiles = pixels.reshape(3, rows, size, columns, size).transpose(1, 3, 0, 2, 4)
-    return tiles.reshape(rows * columns, 3, size, size)
+    # A grid of one row or column would stay a view, its tiles entwined in memory.
+    return np.ascontiguousarray(tiles).reshape(rows * columns, 3, size, size)

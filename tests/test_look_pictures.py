@@ -98,6 +98,26 @@ def test_a_processor_of_transformers_is_seen_as_its_own_code_makes_it(fit: str) 
     assert np.abs(ours.astype(int) - called.astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_normalize": False},
+        {"do_rescale": False},
+        {"do_rescale": False, "do_normalize": False},
+        {"rescale_factor": 1 / 127.5},
+        {"image_mean": 0.5, "image_std": 0.5},
+    ],
+)
+def test_a_processor_of_other_arithmetic_is_seen_in_the_same_colours(
+    settings: dict[str, Any],
+) -> None:
+    (usual,) = as_the_model_sees(WIDE, make_pixel_reader(hf_processor("crop", 24)))
+    reader = make_pixel_reader(hf_processor("crop", 24, **settings))
+    assert reader.config is None
+    (called,) = as_the_model_sees(WIDE, reader)
+    assert np.abs(usual.astype(int) - called.astype(int)).max() <= 1
+
+
 def test_a_processor_that_hides_its_mean_is_stretched() -> None:
     class Odd:
         def preprocess(self, image: Image.Image, **_: Any) -> Any:

@@ -143,6 +143,24 @@ def test_a_sample_that_is_too_long_is_shown_as_training_treats_it(
     assert view.tokens == free.tokens and view.length == free.length > 80
 
 
+def test_a_sample_that_its_tiles_make_too_long_is_shown_with_all_of_them(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path / "ds", {"train-000000.tar": {"000000000": members(0, images=2)}})
+    looked = open_looked(path)
+    config = ImageConfig(size=14, fit="grid", grids=((28, 28),))
+    free = view_tokens(looked, 0, encoder(images=config))
+    assert free.error is None
+    view = view_tokens(looked, 0, encoder(images=config, seq_length=free.length - 1))
+    assert view.reason == "too_long" and view.length == free.length
+    assert view.tokens == free.tokens
+
+
+def test_images_of_a_conversation_alone_have_one_tile_whatever_the_fit() -> None:
+    config = ImageConfig(size=14, fit="grid", grids=((28, 28),))
+    view = view_messages(TALK, encoder(images=config, seq_length=200))
+    assert view.error is None
+    assert view.tokens == view_messages(TALK, encoder(seq_length=200)).tokens
+
+
 def test_turns_that_are_dropped_do_not_blur_the_reasons_of_the_others(tmp_path: Path) -> None:
     """In this template the last turn is written otherwise, so a beginning is no prefix."""
     source = "{% for m in messages %}{% if loop.last %}END {% endif %}{{ m.content }} {% endfor %}"

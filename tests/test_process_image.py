@@ -15,6 +15,7 @@ import pytest
 import torch
 from pictures import SHAPES, draw, encode, hf_processor
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from neva_prep.errors import ConfigError, ImageError
 from neva_prep.loaders.decode import decode_array, decode_image
@@ -263,6 +264,23 @@ def test_fast_decoding_turns_pictures_upright(orientation: int) -> None:
     exif[0x0112] = orientation
     data = encode(draw(40, 30), "JPEG", exif=exif)
     assert np.array_equal(decode_array(data)[..., :3], np.asarray(decode_image(data)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("tag", ["exif", "xmp"])
+def test_a_picture_that_was_turned_upright_does_not_ask_for_it_again(kind: str, tag: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    if kind == "PNG" and tag == "xmp":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        data = encode(draw(40, 30), kind, pnginfo=info)
+    else:
+        data = encode(draw(40, 30), kind, **({"exif": exif} if tag == "exif" else {"xmp": xmp}))
+    picture = decode_image(data)
+    again = ImageOps.exif_transpose(picture)
+    assert again.size == picture.size and again.tobytes() == picture.tobytes()
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])

@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, WebPImagePlugin
 from neva_prep.errors import ConfigError, ImageError
 from neva_prep.loaders.decode import decode_image, upright_size
 from neva_prep.loaders.fit_image import count_tiles, process_image
-from neva_prep.loaders.image_config import ImageConfig
+from neva_prep.loaders.image_config import ImageConfig, Output
 from neva_prep.loaders.pixel_reader import make_pixel_reader
 from neva_prep.loaders.tiles import choose_grid, size_on_grid, split_into_tiles, tiles_of_grid
 
@@ -74,6 +74,14 @@ def test_the_small_picture_comes_first_and_the_bars_are_black() -> None:
         assert (tile[:, :4] == 0).all() and (tile[:, 4:] == colour).all()
     for tile in tiles[3:]:
         assert (tile[:, :4] == colour).all() and (tile[:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("output", ["uint8", "float32", "bfloat16"])
+def test_tiles_of_a_grid_of_one_row_lie_one_after_another_in_memory(output: Output) -> None:
+    config = ImageConfig(size=8, fit="grid", grids=((8, 24), (24, 8)), output=output)
+    tiles = process_image(encode(draw(90, 30)), config)
+    assert tiles.shape == (4, 3, 8, 8)
+    assert tiles.is_contiguous()
 
 
 @pytest.mark.parametrize("size", [(320, 240), (100, 420), (420, 100), (64, 64), (700, 650), (1, 1)])

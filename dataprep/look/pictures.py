@@ -80,11 +80,17 @@ def _levels(pixels: Tensor, reader: ImageReader) -> Tensor:
     source: Any = reader.config or getattr(reader, "processor", None)
     mean = getattr(source, "mean", getattr(source, "image_mean", None))
     std = getattr(source, "std", getattr(source, "image_std", None))
-    if mean is not None and std is not None:
-        channels = (1, 3, 1, 1)
-        return pixels * torch.tensor(std).view(channels) + torch.tensor(mean).view(channels)
-    low, high = pixels.amin(), pixels.amax()
-    return (pixels - low) / (high - low).clamp(min=1e-6)
+    if mean is None or std is None:
+        low, high = pixels.amin(), pixels.amax()
+        return (pixels - low) / (high - low).clamp(min=1e-6)
+    if getattr(source, "do_normalize", True):
+        # Three numbers, or one for all colours.
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1) for numbers in (mean, std)
+        )
+        pixels = pixels * std + mean
+    factor = getattr(source, "rescale_factor", 1 / 255)
+    return pixels / (255 * factor if getattr(source, "do_rescale", True) else 255)
 
 
 def with_tiles(sample: SampleView, reader: ImageReader) -> SampleView:

@@ -6,6 +6,7 @@ sample ──preencode──▶ ids, labels (the very ones of training)
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +15,8 @@ import numpy as np
 
 from ...errors import NevaPrepError
 from ...loaders.encoded import EncodedSample, RowConfig, expanded_sizes, shift
+from ...loaders.image_config import ImageConfig
+from ...loaders.pixel_reader import make_pixel_reader
 from ...loaders.prepared import EncodedText
 from ...loaders.sample import ConversationSample, FailedSample
 from ...loaders.text_rules import TextRules
@@ -49,7 +52,16 @@ def view_messages(
         return view_sample_tokens(FailedSample(**keys, error=error), encoder)
     images = [b""] * sum(turn.num_images for turn in turns)
     sample = ConversationSample(**keys, id=key, messages=list(messages), images=images, record={})
-    return view_sample_tokens(sample, encoder)
+    return view_sample_tokens(sample, _with_one_tile(encoder))
+
+
+def _with_one_tile(encoder: MultiModalTaskEncoder) -> MultiModalTaskEncoder:
+    """The encoder for images that are not there: it asks no file for its tiles."""
+    reader = make_pixel_reader(ImageConfig())
+    twin = copy.copy(encoder)
+    rules = replace(encoder.rules, reader=reader)
+    twin.preparer = replace(encoder.preparer, rules=rules, reader=reader)
+    return twin
 
 
 def view_sample_tokens(sample: Any, encoder: MultiModalTaskEncoder) -> TokensView:
@@ -70,7 +82,7 @@ def view_sample_tokens(sample: Any, encoder: MultiModalTaskEncoder) -> TokensVie
         error = found
     traced = trace(rules, events)
     if encoded is None:
-        encoded = _as_if_encoded(str(sample.__key__), traced, encoder.preparer.rows)
+        encoded = _as_if_encoded(str(sample.__key__), traced, rules.counted, encoder.preparer.rows)
     tokens = () if encoded is None else lay_beside(encoded, traced, encoder)
     limit = rules.max_length
     return TokensView(
@@ -101,6 +113,8 @@ class ListeningRules(TextRules):
     """The rules of training, which also note what is tokenized."""
 
     heard: list[Heard] = field(default_factory=list)
+    counted: list[int] = field(default_factory=list)
+    """Tiles of each image, where a limit asks for them."""
     warns: ClassVar[bool] = False
     """Commands say it themselves, with the option that helps."""
 
@@ -114,6 +128,11 @@ class ListeningRules(TextRules):
         """As TextRules has it."""
         self.heard.append(Heard(messages, template or self.template))
         return super().encode(key, messages, images, template)
+
+    def _tiles(self, key: str, images: Sequence[Any]) -> list[int] | None:
+        tiles = super()._tiles(key, images)
+        self.counted.extend(tiles or [])
+        return tiles
 
 
 def trace(rules: ListeningRules, events: Mapping[str, int]) -> list[TracedToken]:
@@ -208,18 +227,22 @@ class Speller:
 
 
 def _as_if_encoded(
-    key: str, traced: Sequence[TracedToken], config: RowConfig
+    key: str, traced: Sequence[TracedToken], counted: Sequence[int], config: RowConfig
 ) -> EncodedSample | None:
-    """Tokens that training skips, to show what is wrong with them; images have one tile."""
+    """Tokens that training skips, to show what is wrong with them.
+
+    Images have the tiles that were counted; one each, where that does not go up.
+    """
     if len(traced) < 2:
         return None
     tokens = np.array([token.id for token in traced], np.int64)
     trained = np.array([token.trained for token in traced])
+    slots = int((tokens == config.image_token_id).sum())
     return EncodedSample(
         key=key,
         tokens=tokens,
         labels=np.where(trained, tokens, config.ignore_index),
-        num_tiles=np.ones(int((tokens == config.image_token_id).sum()), np.int64),
+        num_tiles=np.array(counted if len(counted) == slots else [1] * slots, np.int64),
     )
 
 
