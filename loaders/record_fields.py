@@ -23,7 +23,7 @@ ROLES = {
 }
 """Role in lower case -> its name in LLaVA's form."""
 CONVERSATIONS = ("conversations", "messages")
-"""Fields that hold a conversation."""
+"""Fields that a record read lazily may have its conversation in; convert takes one more."""
 IMAGES = (
     "image", "images", "image_path", "image_paths", "img", "img_path", "image_file", "image_files",
     "image_url", "image_urls", "file_name",

@@ -14,8 +14,7 @@ from ...errors import ImageError
 from ...loaders.image_header import PIXEL_LIMIT, read_header
 from ...loaders.loose_record import load_json
 from ...loaders.turns import Turn
-
-CONVERSATIONS = ("conversations", "messages", "conversation")
+from ..readers.record_forms import CONVERSATIONS
 
 
 class Image(NamedTuple):
