@@ -9,7 +9,7 @@ from ..errors import ImageError
 from .decode import decode_array, decode_image, upright_size
 from .image_config import ImageConfig
 from .pixel_values import normalize_array
-from .resize import ExactPicture, FastPicture, Picture
+from .resize import ExactPicture, FastPicture, Picture, size_by_shorter_edge
 from .tiles import choose_grid, size_on_grid, split_into_tiles, tiles_of_grid
 
 _BLACK = (0, 0, 0)
@@ -71,26 +71,19 @@ def fit_picture(picture: Picture, config: ImageConfig) -> np.ndarray:
     """
     size = config.size
     if config.fit == "crop":
-        return _shorter_edge(picture, size).crop(size, size).planes()[None]
+        return picture.cover(size).planes()[None]
     if config.fit == "pad":
         return picture.pad_to_square(size, config.background).planes()[None]
     if config.fit == "keep":
         longer, shorter = max(picture.size), min(picture.size)
         edge = max(1, int(min(2 * size / (longer / shorter), size)))
-        return _shorter_edge(picture, edge).planes()[None]
+        return picture.resize(*size_by_shorter_edge(picture.size, edge)).planes()[None]
     squashed = picture.resize(size, size).planes()[None]
     if config.fit == "squash":
         return squashed
     grid = choose_grid(*picture.size, config.grids)
     on_grid = picture.resize(*size_on_grid(*picture.size, grid)).pad(grid[1], grid[0], _BLACK)
     return np.concatenate([squashed, split_into_tiles(on_grid.planes(), size)])
-
-
-def _shorter_edge(picture: Picture, edge: int) -> Picture:
-    width, height = picture.size
-    if width <= height:
-        return picture.resize(edge, int(edge * height / width))
-    return picture.resize(int(edge * width / height), edge)
 
 
 def _check_shape(picture: Picture, config: ImageConfig, name: str) -> None:

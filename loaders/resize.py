@@ -29,6 +29,9 @@ class Picture(Protocol):
     def crop(self, width: int, height: int) -> Picture:
         """The middle of it."""
 
+    def cover(self, size: int) -> Picture:
+        """The middle square of the picture whose shorter edge is made `size` long."""
+
     def pad(self, width: int, height: int, color: Color) -> Picture:
         """The picture in the middle of a canvas of that size."""
 
@@ -58,6 +61,16 @@ class ExactPicture:
         """The middle of it."""
         left, top = (self.image.width - width) // 2, (self.image.height - height) // 2
         return ExactPicture(self.image.crop((left, top, left + width, top + height)))
+
+    def cover(self, size: int) -> ExactPicture:
+        """The middle square of the picture whose shorter edge is made `size` long."""
+        width, height = size_by_shorter_edge(self.size, size)
+        if width == size:
+            return self.resize(width, height).crop(size, size)
+        # A wide picture Pillow resizes across, then down: what is cut off at its sides need not go
+        # down before.
+        across = self.resize(width, self.size[1])
+        return across.crop(size, self.size[1]).resize(size, size)
 
     def pad(self, width: int, height: int, color: Color) -> ExactPicture:
         """The picture in the middle of a canvas of that size."""
@@ -117,6 +130,10 @@ class FastPicture:
         left, top = (self.size[0] - width) // 2, (self.size[1] - height) // 2
         return FastPicture(self.pixels[top : top + height, left : left + width])
 
+    def cover(self, size: int) -> FastPicture:
+        """The middle square of the picture whose shorter edge is made `size` long."""
+        return self.resize(*size_by_shorter_edge(self.size, size)).crop(size, size)
+
     def pad(self, width: int, height: int, color: Color) -> FastPicture:
         """The picture in the middle of a canvas of that size."""
         channels = self.pixels.shape[2]
@@ -137,6 +154,14 @@ class FastPicture:
     def planes(self) -> np.ndarray:
         """uint8[3, height, width]."""
         return np.ascontiguousarray(self.pixels.transpose(2, 0, 1)[:3])
+
+
+def size_by_shorter_edge(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """Width and height of a picture whose shorter edge is made `edge` long."""
+    width, height = size
+    if width <= height:
+        return edge, int(edge * height / width)
+    return int(edge * width / height), edge
 
 
 def _channels_last(pixels: np.ndarray) -> torch.Tensor:
