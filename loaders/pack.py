@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,11 +107,18 @@ def make_row(sample: EncodedSample, config: RowConfig) -> tuple[Row, int]:
 def pad_row(row: Row, size: int, padding: int, config: RowConfig) -> Row:
     """The row followed by `padding` pad tokens, which continue its `size` positions."""
     return Row(
-        tokens=np.append(row.tokens, np.full(padding, config.pad_id)),
-        labels=np.append(row.labels, np.full(padding, config.ignore_index)),
-        position_ids=np.append(row.position_ids, np.arange(size, size + padding)),
-        attention_mask=np.append(row.attention_mask, np.zeros(padding, np.bool_)),
+        tokens=_followed(row.tokens, padding, config.pad_id),
+        labels=_followed(row.labels, padding, config.ignore_index),
+        position_ids=_followed(row.position_ids, padding, np.arange(size, size + padding)),
+        attention_mask=_followed(row.attention_mask, padding, False),
     )
+
+
+def _followed(values: npt.NDArray[Any], padding: int, by: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Values and `padding` more of their type; np.append takes twice as long."""
+    row = np.empty(len(values) + padding, values.dtype)
+    row[: len(values)], row[len(values) :] = values, by
+    return row
 
 
 def build_pack(
