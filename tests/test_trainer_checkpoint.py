@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,39 @@ def test_saving_in_the_background_saves_the_same(folder: Path, whole: Job) -> No
     run_here(behind)
     assert losses(behind) == losses(whole)
     again = copy_until(behind, "behind-again", 3)
+    run_here(again)
+    assert rows(again) == rows(whole)
+
+
+def test_what_a_gpu_gave_is_held_until_it_is_written(
+    folder: Path, whole: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA's pinned memory is the writing process's too, and filled anew once it is given back."""
+    from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+    def as_pinned(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone().share_memory_()
+        weakref.finalize(copy, copy.untyped_storage().fill_, 0)
+        return copy
+
+    def preload(buckets: list[Any], non_blocking: bool = True) -> list[Any]:
+        return [
+            (path, key, (data, [(item, as_pinned(tensor)) for item, tensor in tensors]))
+            for path, key, (data, tensors) in buckets
+        ]
+
+    write = FileSystemWriterAsync.write_preloaded_data
+
+    def write_late(*args: Any, **named: Any) -> None:
+        time.sleep(0.3)
+        write(*args, **named)
+
+    monkeypatch.setattr(FileSystemWriterAsync, "preload_tensors", staticmethod(preload))
+    monkeypatch.setattr(FileSystemWriterAsync, "write_preloaded_data", staticmethod(write_late))
+    pinned = job(folder, "pinned", log__ckpt__async_save=True)
+    run_here(pinned)
+    monkeypatch.undo()
+    again = copy_until(pinned, "pinned-again", 3)
     run_here(again)
     assert rows(again) == rows(whole)
 

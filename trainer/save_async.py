@@ -28,6 +28,8 @@ class Writer:
         self._in_background = in_background
         self._queue: Any = None
         self._commit: Callable[[], None] | None = None
+        self._copies: list[Any] = []
+        """Of a state on a GPU, in this process's memory."""
         self._target = Path()
 
     def write(self, target: Path, parts: Parts, commit: Callable[[], None]) -> None:
@@ -66,8 +68,24 @@ class Writer:
             request = dist_checkpointing.save(
                 state, str(folder), _FORMAT, async_sharded_save=True, **extra
             )
-            self._queue.schedule_async_request(request)
+            self._queue.schedule_async_request(self._keeping_copies(request))
         self._commit = commit
+
+    def _keeping_copies(self, request: Any) -> Any:
+        """The request, with what it copies from the GPU held until all is written.
+
+        The process that writes shares CUDA's pinned memory with this one: what is given back there
+        is soon filled anew. megatron-core holds it itself since 0.17.
+        """
+        copy = request.preload_fn
+        if copy is None:
+            return request
+
+        def copy_and_keep() -> Any:
+            self._copies.append(copy())
+            return self._copies[-1]
+
+        return request._replace(preload_fn=copy_and_keep)
 
     def poll(self) -> None:
         """See whether one has come to its end; all ranks call it after each step."""
@@ -97,6 +115,7 @@ class Writer:
             if process is not None:
                 process.kill()
                 process.join()
+        self._copies.clear()
 
     def _look(self, *, wait: bool) -> None:
         if self._commit is None:
@@ -105,6 +124,7 @@ class Writer:
             self._queue.maybe_finalize_async_calls(blocking=wait)
             if not self._queue.get_num_unfinalized_calls():
                 commit, self._commit = self._commit, None
+                self._copies.clear()
                 commit()
 
 
