@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -36,7 +36,7 @@ from .match import check_data, image_statistics, row_length
 from .optimizer import set_learning_rate
 from .profile import Profile, open_profile, profiled
 from .profile_setup import setup_of
-from .ranks import start_ranks, stop_ranks
+from .ranks import ranks_joined
 from .recipe import Recipe
 from .same_run import kept_settings
 from .save_async import Writer
@@ -74,13 +74,8 @@ def fit(recipe: Recipe | Editable) -> FitReport:
     start = find_start(plan)
     parallel = effective(plan.trainer.strategy)
     check_data(plan.data, resolve(start.neva), parallel)
-    start_ranks(parallel, seed=plan.seed)
-    try:
-        with StopSignal() as stop:
-            return _fit(plan, start, stop)
-    finally:
-        plan.data.close()
-        stop_ranks()
+    with ranks_joined(parallel, seed=plan.seed), closing(plan.data), StopSignal() as stop:
+        return _fit(plan, start, stop)
 
 
 finetune = fit

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -52,6 +54,27 @@ def start_ranks(parallel: ParallelConfig, *, seed: int) -> None:
     seed += _SEED_PER_STAGE * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(seed)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
+
+@contextmanager
+def ranks_joined(parallel: ParallelConfig, *, seed: int) -> Iterator[None]:
+    """`start_ranks`, and `stop_ranks` at the end.
+
+    A rank that fails among several leaves without a word, and its process must end: closing a group
+    of NCCL's waits for the others, and they wait in another place for the one that fails. Whoever
+    started the processes (torchrun) sees it end, and ends the others.
+
+    Raises:
+        ConfigError: as `start_ranks`.
+    """
+    start_ranks(parallel, seed=seed)
+    try:
+        yield
+    except BaseException:
+        if _world_size() == 1:
+            stop_ranks()
+        raise
+    stop_ranks()
 
 
 def stop_ranks() -> None:
