@@ -37,8 +37,9 @@ _NO_NEWS = {
 _HABITS = (
     r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated",
     r"The \.grad attribute of a Tensor that is not a leaf Tensor is being accessed",
+    r"barrier\(\): using the device under current context",
 )
-"""What torch says to megatron-core's calls: of old names, and of its optimizer's pieces."""
+"""What torch says to megatron-core's calls: of old names, its optimizer's pieces, its barriers."""
 
 _PARTS = (
     "megatron.core",
