@@ -85,11 +85,11 @@ class TarWriter:
         """Make what was put into the room a member of the open sample."""
         content = self._end + BLOCK_BYTES
         stop = content + size
-        pad = -size % BLOCK_BYTES
-        self._view[stop : stop + pad] = _ZEROS[:pad]
+        # Padding is less than a block; the rest of that is written over.
+        self._view[stop : stop + BLOCK_BYTES] = _ZEROS
         write_header(self._view[self._end : content], f"{key}.{name}", size)
         self.parts.append((len(self.starts), name, self._base + content, size))
-        self._end = stop + pad
+        self._end = stop + -size % BLOCK_BYTES
 
     def add_bytes(self, name: str, key: str, data: bytes) -> None:
         """Add a member to the open sample."""
