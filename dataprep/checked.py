@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from ..errors import RecordError
 from ..loaders.turns import check_placeholders
@@ -16,7 +17,7 @@ from .readers.record import Record
 _BATCH = 64
 
 
-class Checked(NamedTuple):
+class Checked(msgspec.Struct, frozen=True):
     """A record of a shard's plan, and what its text is like."""
 
     ordinal: int
@@ -76,7 +77,8 @@ def _batch(
         content = raw = data[offset : offset + length]
         record = None
         try:
-            content, record, repairs = read(raw)
+            row = read(raw)
+            content, record, repairs = row.content, row.record, row.repairs
             found = check(record.turns)
             insert = check_placeholders(len(record.images), found, insert=may_insert)
             if fit is not None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from ..errors import ImageError
 from .options import ConvertOptions, Encoding, parse_encoding
 
@@ -89,7 +91,7 @@ def shrink(content: Bytes, header: Header, wanted: Shrinking) -> Smaller | None:
     encoded = _encode(picture, encoding)
     if not must_shrink and len(encoded) >= len(content):
         return None
-    return Smaller(encoded, header._replace(extension=encoding.extension, **_sides(picture)))
+    return Smaller(encoded, replace(header, extension=encoding.extension, **_sides(picture)))
 
 
 def refuse_damaged(content: Bytes, header: Header, wanted: Shrinking) -> None:

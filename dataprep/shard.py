@@ -214,7 +214,7 @@ class ShardMaker:
                 header, size = smaller.header, len(smaller.content)
                 self._saved[number] = len(content) - size
                 tar.room(size)[:] = smaller.content
-        name = f"{number:03d}.{header.extension}"
+        name = f"{str(number).zfill(3)}.{header.extension}"
         tar.add_content(name, key, size)
         return ImageEntry(name=name, source=str(path), width=header.width, height=header.height)
 

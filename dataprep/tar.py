@@ -12,10 +12,12 @@ MAX_NAME_BYTES = 100
 
 _OWNER = b"0000644\0" + 2 * b"0000000\0"
 """What stands between name and size: mode 0644, owner 0, group 0."""
-# Behind the size: time 0, the checksum's place (summed with spaces there), a plain file, no link.
-_REST = b"".join((b"\0", b"00000000000\0", b" " * 8, b"0", bytes(100), b"ustar\x0000"))
-_REST = _REST.ljust(BLOCK_BYTES - MAX_NAME_BYTES - len(_OWNER) - 11, b"\0")
-_CHECKSUM = slice(148, 155)
+_TIME = b"\0" + b"00000000000\0"
+"""What stands between size and checksum: time 0."""
+# Behind the checksum: a plain file, no link.
+_REST = b"".join((b"0", bytes(100), b"ustar\x0000")).ljust(BLOCK_BYTES - 156, b"\0")
+# Where the checksum goes, spaces are summed.
+_CONSTANT_SUM = sum(_TIME + 8 * b" " + _REST)
 
 
 def write_header(room: memoryview, name: str, size: int) -> None:
@@ -29,11 +31,10 @@ def write_header(room: memoryview, name: str, size: int) -> None:
     Raises:
         ValueError: name or size have no room in a header.
     """
-    padded = name.encode("ascii").ljust(MAX_NAME_BYTES, b"\0")
-    header = b"%b%b%011o%b" % (padded, _OWNER, size, _REST)
-    room[:] = header
-    # The lower half of Adler-32 is the sum of all bytes and 1, modulo 65,521; a header has less.
-    room[_CHECKSUM] = b"%06o\0" % ((adler32(header) & 0xFFFF) - 1)
+    begin = b"%b%b%011o" % (name.encode("ascii").ljust(MAX_NAME_BYTES, b"\0"), _OWNER, size)
+    # The lower half of Adler-32 is the sum of all bytes and 1, modulo 65,521; these have less.
+    checksum = (adler32(begin) & 0xFFFF) - 1 + _CONSTANT_SUM
+    room[:] = b"%b%b%06o\0 %b" % (begin, _TIME, checksum, _REST)
 
 
 def padding(size: int) -> int:

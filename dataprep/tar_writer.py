@@ -17,8 +17,9 @@ import xxhash
 from .files import open_alone, pass_cache_by, publish, reserve, temporary, told, write_all
 from .tar import BLOCK_BYTES, archive_end, write_header
 
-# A disk that is written past the cache wants much at once, and memory has pages of 2 MiB.
-BUFFER_BYTES = 4 << 20
+# A disk that is written past the cache wants much at once, memory has pages of 2 MiB, and each time
+# that a buffer goes to the other thread and back costs what an image does.
+BUFFER_BYTES = 8 << 20
 _PAGE_BYTES = 4096
 """Of such writes: they begin and end at multiples of it, in memory and in the file."""
 _HAS_LARGE_PAGES = hasattr(mmap, "MADV_HUGEPAGE")
@@ -85,11 +86,11 @@ class TarWriter:
         """Make what was put into the room a member of the open sample."""
         content = self._end + BLOCK_BYTES
         stop = content + size
-        pad = -size % BLOCK_BYTES
-        self._view[stop : stop + pad] = _ZEROS[:pad]
+        # Padding is less than a block; the rest of that is written over.
+        self._view[stop : stop + BLOCK_BYTES] = _ZEROS
         write_header(self._view[self._end : content], f"{key}.{name}", size)
         self.parts.append((len(self.starts), name, self._base + content, size))
-        self._end = stop + pad
+        self._end = stop + -size % BLOCK_BYTES
 
     def add_bytes(self, name: str, key: str, data: bytes) -> None:
         """Add a member to the open sample."""

@@ -94,7 +94,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def sample_key(ordinal: int) -> str:
     """Key of a sample: the zero-padded index of its record in the source; no dots, unique."""
-    return f"{ordinal:09d}"
+    return str(ordinal).zfill(9)
 
 
 def read_manifest(dataset: str | os.PathLike[str]) -> Manifest:

@@ -105,11 +105,11 @@ class ImageFolder:
         fd, size = self.open(path)
         try:
             # One byte more than expected: a file that grows meanwhile is noticed.
-            target, at = room(size + 1), 0
-            while got := os.readv(fd, [target[at:]]):
+            target = room(size + 1)
+            at = got = os.readv(fd, [target])
+            while got and at < size:
+                got = os.readv(fd, [target[at:]])
                 at += got
-                if at >= size:
-                    break
         except OSError as error:
             raise machine_trouble(path, error) from error
         finally:

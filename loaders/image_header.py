@@ -10,7 +10,9 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
 
 from ..errors import ImageError
 
@@ -50,7 +52,7 @@ _END_OF_IMAGE = 0xD9
 _process_lock = threading.Lock()
 
 
-class Header(NamedTuple):
+class Header(msgspec.Struct, frozen=True):
     """What an image says of itself."""
 
     extension: str

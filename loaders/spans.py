@@ -16,6 +16,8 @@ from ..errors import RecordError
 FIRST_WINDOW_BYTES = 64 << 10
 WINDOW_BYTES = 4 << 20
 MAX_RECORD_BYTES = 256 << 20
+_LEAST_TAIL_BYTES = 16 << 10
+"""Of a window, in which a place to cut it is looked for."""
 _SEPARATOR = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _CUT_VALUE = re.compile(r"[A-Za-z0-9+.\\-]*[ \t\r\n]*")
 _WORD = re.compile(r"[A-Za-z0-9+.\\-]*")
@@ -155,12 +157,12 @@ def _window_lengths(
     data: mmap.mmap, at: int, size: int, cut: re.Pattern[bytes] | None
 ) -> list[int]:
     """Lengths of the whole records in a window, or [] where the fast way finds no proof."""
-    window = data[at : at + size]
-    tail = max(0, len(window) - (256 << 10))
-    ends = [match.start() + 1 for match in cut.finditer(window, tail)] if cut else []
+    stop = min(at + size, len(data))
+    tail = max(at, stop - max(size // 16, _LEAST_TAIL_BYTES))
+    ends = [match.start() + 1 for match in cut.finditer(data, tail, stop)] if cut else []
     for end in reversed(ends[-3:]):
         try:
-            records = _split(b"[" + window[:end] + b"]")
+            records = _split(b"".join((b"[", memoryview(data)[at:end], b"]")))
         except (ValueError, RecursionError):
             continue
         return [len(memoryview(record)) for record in records]

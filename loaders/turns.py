@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -13,7 +13,7 @@ from .members import DOCUMENT_ROLE
 _DIALOGUE = ["human", "gpt"]
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
+class Turn(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One message of a conversation."""
 
     role: str = msgspec.field(name="from")
@@ -21,16 +21,13 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     value: str
 
 
-class Placeholders(NamedTuple):
+class Placeholders(msgspec.Struct, frozen=True):
     """How often `<image>` stands in a conversation."""
 
     asked: int
     """In human turns: each one is a place for an image."""
     answered: int
     """In gpt and system turns: plain text."""
-
-
-_NONE = Placeholders(0, 0)
 
 
 def check_turns(turns: list[Turn]) -> Placeholders:
@@ -46,13 +43,11 @@ def check_turns(turns: list[Turn]) -> Placeholders:
     values = [turn.value for turn in turns]
     text = "".join(values)
     # The usual conversation passes these tests at once; only a bad one is looked at closer.
-    pairs, odd = divmod(len(turns) - first, 2)
-    if odd or not pairs or roles[first:] != _DIALOGUE * pairs or not all(map(str.strip, values)):
+    pairs = (len(turns) - first) // 2
+    if not pairs or roles[first:] != _DIALOGUE * pairs or not all(map(str.strip, values)):
         _reject_turns(turns, first)
     if "\0" in text:
         _reject_turns(turns, first)
-    if IMAGE_PLACEHOLDER not in text:
-        return _NONE
     total = text.count(IMAGE_PLACEHOLDER)
     asked = values[first].count(IMAGE_PLACEHOLDER)
     if asked < total:

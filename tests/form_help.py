@@ -19,10 +19,10 @@ ASK, ANSWER = {"role": "user", "content": "Why?"}, {"role": "assistant", "conten
 def read(row: Any, form: str = "") -> tuple[Talk, list[str], tuple[str, ...]]:
     """Turns, images and repairs of a record, in the form that it is taken for."""
     raw = json.dumps(row).encode()
-    content, found, repairs = reader_of(form or form_of(row).read_as)(raw)
-    assert read_llava(content).turns == found.turns
-    talk = [(turn["from"], turn["value"]) for turn in json.loads(content)["conversations"]]
-    return talk, list(found.images), repairs
+    found = reader_of(form or form_of(row).read_as)(raw)
+    assert read_llava(found.content).turns == found.record.turns
+    talk = [(turn["from"], turn["value"]) for turn in json.loads(found.content)["conversations"]]
+    return talk, list(found.record.images), found.repairs
 
 
 def fault(row: Any, form: str = "") -> str:

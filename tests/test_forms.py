@@ -193,11 +193,12 @@ rows_of_junk = st.dictionaries(st.sampled_from(NAMES), junk, max_size=6)
 def test_junk_of_any_form_is_read_or_rejected_with_a_known_reason(form: str, row: Any) -> None:
     raw = json.dumps(row).encode()
     try:
-        content, found, repairs = reader_of(form)(raw)
+        found = reader_of(form)(raw)
     except RecordError as error:
         assert error.reason in REJECTIONS and str(error)
     else:
-        assert read_llava(content).turns == found.turns and set(repairs) <= set(REPAIRS)
+        assert read_llava(found.content).turns == found.record.turns
+        assert set(found.repairs) <= set(REPAIRS)
     assert form_of(row).name
 
 

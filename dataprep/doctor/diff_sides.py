@@ -95,8 +95,8 @@ class SourceSide:
     def _row(self, index: int, raw: bytes) -> Row:
         paths: Sequence[str] = ()
         try:
-            raw, record, _ = self._read(raw)
-            paths = record.images
+            found = self._read(raw)
+            raw, paths = found.content, found.record.images
         except RecordError:
             # It is compared as it stands.
             pass

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from ...errors import RecordError
 from ...loaders.loose_record import check_fields, load_record, read_paths, read_turns
@@ -27,7 +27,8 @@ _MORE = (*OTHER_MEDIA, *_BESIDE, *IMAGES[2:])
 _Full: Any = msgspec.defstruct("_Full", [(name, Any, None) for name in _MORE], bases=(_Row,))
 """The same with what else a record may say, in fields that other forms have."""
 _decode = msgspec.json.Decoder(_Full).decode
-_more = attrgetter(*_MORE)
+_OWN = len(_Row.__struct_fields__)
+"""Fields of this form, which come first."""
 
 
 def read_llava(raw: bytes) -> Record:
@@ -68,7 +69,7 @@ def _row(raw: bytes) -> tuple[_Row, bool]:
         row: _Row = _decode(raw)
     except (ValueError, RecursionError):
         row = _read_slowly(raw)
-    says_more = any(_more(row))
+    says_more = any(astuple(row)[_OWN:])
     if says_more:
         refuse_other_media({name: v for name in OTHER_MEDIA if (v := getattr(row, name))})
     return row, says_more

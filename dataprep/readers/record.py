@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
 
 from ...loaders.turns import Turn
@@ -18,7 +16,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Paths as the source gives them; empty for text only."""
 
 
-class Read(NamedTuple):
+class Read(msgspec.Struct, frozen=True):
     """One record, read."""
 
     content: bytes
