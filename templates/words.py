@@ -157,9 +157,12 @@ class WordCache:
 
     def _cut(self, text: str) -> list[str]:
         """Words with the space before them; spaces that must not be cut at stay inside."""
-        first, *rest = words = text.split(" ")
-        if all(words) and not self._odd.search(text):
-            return [first, *[" " + word for word in rest]]
+        if "\0" not in text and not self._odd.search(text):
+            # Cut at a mark before each space: the words then have their spaces already.
+            words = text.replace(" ", "\0 ").split("\0")
+            if words[0] and " " not in words:
+                return words
+        first, *rest = text.split(" ")
         words = [first]
         for word in rest:
             if self._is_safe(words[-1], word):
