@@ -88,9 +88,8 @@ def _look_alike(mark: str, marks: Marks, found: list[str], name: str) -> str:
 
 @lru_cache(maxsize=64)
 def _mark_pattern(marks: Marks) -> re.Pattern[str]:
-    # One set of characters in front: the search then skips plain text quickly.
-    singles = "".join((marks.slot, marks.open, marks.close, marks.data))
-    return re.compile(f"([{singles}](?:(?<={marks.data})[0-9]+{marks.data})?)")
+    # One range of characters in front, all four marks: the search then skips plain text quickly.
+    return re.compile(f"([{marks.slot}-{marks.close}](?:(?<={marks.data})[0-9]+{marks.data})?)")
 
 
 def look_alike_events(found: list[str], image_token: str) -> Counter[str]:
