@@ -239,11 +239,10 @@ def _place(rendered: Rendered, chunks: Iterable[tuple[Chunk, Encoded]], rules: _
     for number, (chunk, encoded) in enumerate(chunks):
         if number:
             tokens.append(rules.image_token.token_id)
+        begin, length = chunk.start, len(chunk.text)
         for start, end in rendered.trained:
-            if start < chunk.start + len(chunk.text) and chunk.start < end:
-                first, last = encoded.touched(
-                    max(start - chunk.start, 0), min(end - chunk.start, len(chunk.text))
-                )
+            if start < begin + length and begin < end:
+                first, last = encoded.touched(max(start - begin, 0), min(end - begin, length))
                 if first < last:
                     trained.append((len(tokens) + first, len(tokens) + last))
         tokens.extend(encoded.ids)
