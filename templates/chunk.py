@@ -24,7 +24,7 @@ class Encoded(Protocol):
     """A chunk's tokens, and where they stand."""
 
     @property
-    def ids(self) -> list[int]:
+    def ids(self) -> Sequence[int]:
         """Token ids."""
         ...
 

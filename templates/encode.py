@@ -6,6 +6,7 @@ messages ──render──▶ text + spans ──split at images──▶ chunk
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -150,7 +151,8 @@ def encode_conversations(
 class Placed:
     """Tokens of a conversation with the places that are trained."""
 
-    tokens: list[int]
+    tokens: array[int]
+    """Ids as int64."""
     trained: list[Span]
     """Token spans [start, end) where loss is taken."""
 
@@ -232,16 +234,15 @@ def _place_all(rendered: Sequence[Rendered], rules: _Rules) -> list[Placed]:
 def _place(rendered: Rendered, chunks: Iterable[tuple[Chunk, Encoded]], rules: _Rules) -> Placed:
     """Chunks and images in a row, trained character spans as token spans."""
     bos = bos_of(rendered, rules.template, rules.reader)
-    tokens = [] if bos is None else [bos]
+    tokens = array("q", [] if bos is None else [bos])
     trained = []
     for number, (chunk, encoded) in enumerate(chunks):
         if number:
             tokens.append(rules.image_token.token_id)
+        begin, length = chunk.start, len(chunk.text)
         for start, end in rendered.trained:
-            if start < chunk.start + len(chunk.text) and chunk.start < end:
-                first, last = encoded.touched(
-                    max(start - chunk.start, 0), min(end - chunk.start, len(chunk.text))
-                )
+            if start < begin + length and begin < end:
+                first, last = encoded.touched(max(start - begin, 0), min(end - begin, length))
                 if first < last:
                     trained.append((len(tokens) + first, len(tokens) + last))
         tokens.extend(encoded.ids)

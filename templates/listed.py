@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Span = tuple[int, int]
@@ -24,7 +25,12 @@ class Listed:
             >>> Listed([5, 6, 7], [(0, 4), (4, 9), (9, 10)]).touched(5, 9)
             (1, 2)
         """
-        first = bisect_left(self.offsets, (start, -1))
-        while first and self.offsets[first - 1][1] > start:
-            first -= 1
-        return first, bisect_left(self.offsets, (end, -1), lo=first)
+        return touched(self.offsets, start, end)
+
+
+def touched(offsets: Sequence[Span], start: int, end: int) -> Span:
+    """The tokens [first, last) at some places that touch the characters [start, end)."""
+    first = bisect_left(offsets, (start, -1))
+    while first and offsets[first - 1][1] > start:
+        first -= 1
+    return first, bisect_left(offsets, (end, -1), lo=first)

@@ -96,7 +96,7 @@ class Protector:
 
     def __init__(self, specials: Specials, marks: Marks) -> None:
         self._starts, self._pattern = _look_alikes(specials)
-        self._in_answers = _look_alikes(without_sought(specials))[1]
+        _, self._in_answers = _look_alikes(without_sought(specials))
         self._mark = marks.data
         self.found: list[str] = []
         """The replaced texts, by number."""
@@ -130,6 +130,8 @@ class Protector:
 
 def without_sought(specials: Specials) -> Specials:
     """What is structure in an answer: what the template looks for there is none of it."""
+    if not specials.sought:
+        return specials
     left = tuple(text for text in specials.protected if text not in specials.sought)
     return replace(specials, protected=left)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -113,7 +112,7 @@ class ConversationTemplate:
         sought = sandbox.tags_looked_for(self.chat_template)
         if dropped := count_dropped(turns, rendered.text, sought):
             events["dropped_thoughts"] = dropped
-        return replace(rendered, events=dict(events)) if events else rendered
+        return replace(rendered, events=events) if events else rendered
 
     def content_spans(self, turns: tuple[Message, ...], specials: Specials) -> list[Span | None]:
         """Where each message's own text stands in the rendered text; None where it does not.
@@ -152,9 +151,9 @@ class ConversationTemplate:
         places = {id(turn): span for turn, span in zip(prepared, found, strict=True)}
         return [places.get(id(turn)) for turn in turns]
 
-    def _prepare(self, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], Counter[str]]:
+    def _prepare(self, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], dict[str, int]]:
         """The turns with the system text in front and without answers to nothing."""
-        events: Counter[str] = Counter()
+        events: dict[str, int] = {}
         if self.user_first and turns[0].role != "user":
             first = next((i for i, turn in enumerate(turns) if turn.role == "user"), 0)
             kept = tuple(

@@ -57,7 +57,7 @@ class Show:
     ) -> None:
         self._chat_template = chat_template
         self._as_parts = _reads_parts(chat_template)
-        self._knows_strings = _TESTS_STRING.search(chat_template) is not None
+        self._knows_strings = _tests_for_strings(chat_template)
         self._roles = roles
         self._protector = protector
         self._slot = marks.slot
@@ -118,6 +118,12 @@ def _role_name(role: str, roles: tuple[str, str]) -> str:
         return role
     name = roles[0] if role == "user" else roles[1]
     return role if name == role else _RoleName(name, role)
+
+
+@lru_cache(maxsize=256)
+def _tests_for_strings(chat_template: str) -> bool:
+    """Whether the template takes content both as a string and as parts."""
+    return _TESTS_STRING.search(chat_template) is not None
 
 
 def _reads_parts(chat_template: str) -> bool:

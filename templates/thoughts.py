@@ -25,7 +25,12 @@ def has_thoughts(message: Mapping[str, Any], sought: tuple[str, ...]) -> bool:
 
 def count_dropped(turns: Sequence[Message], text: str, sought: tuple[str, ...]) -> int:
     """Answers whose thoughts the rendered text does not show."""
-    return sum(_is_dropped(turn, text, sought) for turn in turns if turn.role == "assistant")
+    return sum(
+        _is_dropped(turn, text, sought)
+        for turn in turns
+        # Thoughts stand before a tag or in a field.
+        if turn.role == "assistant" and (sought or turn.extras)
+    )
 
 
 def _is_dropped(turn: Message, text: str, sought: tuple[str, ...]) -> bool:

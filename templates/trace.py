@@ -106,7 +106,7 @@ def trace_conversation(
         is_trained = [False] * len(encoded.ids)
         for first, last in ranges:
             is_trained[first:last] = [True] * (last - first)
-        pieces = spell(encoded.ids)
+        pieces = spell(list(encoded.ids))
         for place, (token, (start, end)) in enumerate(
             zip(encoded.ids, encoded.offsets, strict=True)
         ):

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import accumulate, chain
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
-from .listed import Listed, Span
+from .listed import Span, touched
 
 MAX_WORDS = 100_000
 """Words kept; beyond it the cache starts afresh."""
@@ -54,49 +57,76 @@ def word_cache(tokenizer: Any, encode_batch: Callable[[list[str]], list[Any]]) -
         if " " in token["content"].lstrip(" "):
             return None
     if _is_metaspace(state):
-        return WordCache(encode_batch, is_safe=_after_word, odd=re.compile("▁| $"))
+        return WordCache(encode_batch, is_safe=_after_word, odd=re.compile("▁"))
     if _is_byte_level(state):
-        return WordCache(encode_batch, is_safe=_between_words, odd=re.compile(r"[^\S ]| $"))
+        return WordCache(encode_batch, is_safe=_between_words, odd=re.compile(r"[^\S ]"))
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Words and their tokens."""
+
+    ids: dict[str, bytes] = field(default_factory=dict)
+    """Ids as int64, to be joined."""
+    offsets: dict[str, list[Span]] = field(default_factory=dict)
+    """Character span of each token in its word."""
+
+    def add(self, word: str, encoding: Any) -> None:
+        """Take a word as the tokenizer encodes it."""
+        # The ids last: another thread that finds them finds the places, too.
+        self.offsets[word] = encoding.offsets
+        self.ids[word] = array("q", encoding.ids).tobytes()
+
+    def look_up(self, texts: Sequence[list[str]], paddings: Sequence[int]) -> list[Worded]:
+        """Tokens of texts that were cut into words.
+
+        Raises:
+            KeyError: a word is not known.
+        """
+        return [
+            Worded(words, self, padding) for words, padding in zip(texts, paddings, strict=True)
+        ]
 
 
 class Worded:
     """A text's tokens, word by word."""
 
-    def __init__(self, words: list[Listed], lengths: list[int], padding: int) -> None:
+    def __init__(self, words: list[str], known: _Known, padding: int) -> None:
         self._words = words
+        self._ids = list(map(known.ids.__getitem__, words))
+        self._offsets = known.offsets
         self._padding = padding
-        self._places = [0, *accumulate(lengths)]
-        self.ids: list[int] = list(chain.from_iterable([word.ids for word in words]))
-        self._counts: list[int] | None = None
+        self._places: list[int] = []
+        self._sizes: list[int] = []
+        self.ids = array("q", b"".join(self._ids))
 
     @property
     def offsets(self) -> list[Span]:
         """Character span of each token in the text."""
+        places = accumulate(map(len, self._words), initial=-self._padding)
         return [
-            (max(place + start - self._padding, 0), place + end - self._padding)
-            for word, place in zip(self._words, self._places, strict=False)
-            for start, end in word.offsets
+            (max(place + start, 0), place + end)
+            for word, place in zip(self._words, places, strict=False)
+            for start, end in self._offsets[word]
         ]
 
     def touched(self, start: int, end: int) -> Span:
         """The tokens [first, last) that touch the characters [start, end)."""
-        if self._counts is None:
-            self._counts = [0, *accumulate([len(word.ids) for word in self._words])]
+        if not self._places:
+            self._places = list(accumulate(map(len, self._words), initial=0))
+            self._sizes = list(accumulate(map(len, self._ids), initial=0))
         return self._token(start, first=True), self._token(end, first=False)
 
     def _token(self, place: int, *, first: bool) -> int:
         """The first token that reaches beyond a place, or that begins there or after it."""
-        assert self._counts is not None
         place += self._padding
         word = bisect_right(self._places, place) - 1
-        if word >= len(self._words):
-            return self._counts[-1]
+        before = self._sizes[word] // self.ids.itemsize
         inner = place - self._places[word]
-        if inner == 0:
-            return self._counts[word]
-        touched = self._words[word].touched(inner, inner)
-        return self._counts[word] + touched[0 if first else 1]
+        if inner == 0 or word == len(self._words):
+            return before
+        return before + touched(self._offsets[self._words[word]], inner, inner)[0 if first else 1]
 
 
 class WordCache:
@@ -112,7 +142,7 @@ class WordCache:
         self._encode_batch = encode_batch
         self._odd = odd
         self._is_safe = is_safe
-        self._known: dict[str, Listed] = {}
+        self._known = _Known()
         self._num_chars = 0
 
     def encode(self, texts: Sequence[str], paddings: Sequence[int]) -> list[Worded]:
@@ -120,27 +150,19 @@ class WordCache:
         cut = [self._cut(text) for text in texts]
         # Taken once: another thread may start the cache afresh meanwhile.
         known = self._known
-        # Not a set less the known keys: that walks through all that is known for every call.
-        fresh = self._ask({word for words in cut for word in words if word not in known})
-        short = {word: tokens for word, tokens in fresh.items() if len(word) <= MAX_WORD_CHARS}
-        known.update(short)
-        if len(short) == len(fresh):
-            found = [[known[word] for word in words] for words in cut]
-        else:
-            found = [[fresh.get(word) or known[word] for word in words] for words in cut]
-        self._num_chars += sum(map(len, short))
-        if len(known) > MAX_WORDS or self._num_chars > MAX_CHARS:
-            self._known, self._num_chars = {}, 0
-        return [
-            Worded(listed, [len(word) for word in words], padding)
-            for listed, words, padding in zip(found, cut, paddings, strict=True)
-        ]
+        with suppress(KeyError):
+            return known.look_up(cut, paddings)
+        known = self._learn({word for words in cut for word in words}, known)
+        return known.look_up(cut, paddings)
 
     def _cut(self, text: str) -> list[str]:
         """Words with the space before them; spaces that must not be cut at stay inside."""
+        if "\0" not in text and not self._odd.search(text):
+            # Cut at a mark before each space: the words then have their spaces already.
+            words = text.replace(" ", "\0 ").split("\0")
+            if words[0] and " " not in words:
+                return words
         first, *rest = text.split(" ")
-        if first and "  " not in text and not self._odd.search(text):
-            return [first, *[" " + word for word in rest]]
         words = [first]
         for word in rest:
             if self._is_safe(words[-1], word):
@@ -149,14 +171,26 @@ class WordCache:
                 words[-1] += " " + word
         return words
 
-    def _ask(self, unknown: set[str]) -> dict[str, Listed]:
-        if not unknown:
-            return {}
-        texts = list(unknown)
-        return {
-            text: Listed(encoding.ids, encoding.offsets)
-            for text, encoding in zip(texts, self._encode_batch(texts), strict=True)
-        }
+    def _learn(self, words: set[str], known: _Known) -> _Known:
+        """The words with their tokens; those that may come back are kept."""
+        unknown = [word for word in words if word not in known.ids]
+        encoded = dict(zip(unknown, self._encode_batch(unknown), strict=True))
+        long = {word for word in unknown if len(word) > MAX_WORD_CHARS}
+        for word in encoded.keys() - long:
+            known.add(word, encoded[word])
+            self._num_chars += len(word)
+        if len(known.ids) > MAX_WORDS or self._num_chars > MAX_CHARS:
+            self._known, self._num_chars = _Known(), 0
+        if not long:
+            return known
+        others = words - long
+        found = _Known(
+            {word: known.ids[word] for word in others},
+            {word: known.offsets[word] for word in others},
+        )
+        for word in long:
+            found.add(word, encoded[word])
+        return found
 
 
 def _after_word(before: str, _: str) -> bool:

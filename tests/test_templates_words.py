@@ -55,7 +55,7 @@ def test_many_words_of_the_greatest_length_are_not_kept(monkeypatch: pytest.Monk
     for number in range(500):
         text = f"{number:040}"
         assert spelt(cache, text) == text
-        assert sum(map(len, cache._known)) <= 1040
+        assert sum(map(len, cache._known.ids)) <= 1040
 
 
 def test_another_thread_that_empties_the_cache_meanwhile_does_no_harm(

@@ -143,7 +143,7 @@ def test_cutting_into_words_changes_no_token_and_no_place(
     assert encoder._words is not None
     (encoded,) = encoder.encode([Chunk(text)])
     whole = plain_encoding(tokenizer, text)
-    assert (encoded.ids, encoded.offsets) == (whole.ids, whole.offsets)
+    assert (list(encoded.ids), encoded.offsets) == (whole.ids, whole.offsets)
     start, end = min(place, len(text)), min(place + length, len(text))
     if start < end:
         assert encoded.touched(start, end) == whole.touched(start, end)
