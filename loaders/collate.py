@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import ImageError, PackError
 from .batch import Batch, PackedSeqParams
 from .encoded import EncodedSample, Ints, RowConfig
-from .pack import Pack, Row, make_row, pad_row
+from .pack import Pack, Row, join_rows, make_row
 
 
 def collate_padded(samples: Sequence[EncodedSample], config: RowConfig) -> Batch:
@@ -27,13 +27,13 @@ def collate_padded(samples: Sequence[EncodedSample], config: RowConfig) -> Batch
     if not samples:
         raise PackError("a batch of no samples: leave it out", reason="empty_pack")
     made = [make_row(sample, config) for sample in samples]
-    width = max(len(row.tokens) for row, _ in made)
-    rows = [pad_row(row, size, width - len(row.tokens), config) for row, size in made]
+    lengths = [len(row.tokens) for row, _ in made]
+    rows = join_rows(made, [max(lengths) - length for length in lengths], config)
     pixels = [sample.pixels for sample in samples if sample.pixels is not None]
     keys = [sample.key for sample in samples]
     num_tiles = np.concatenate([sample.num_tiles for sample in samples])
     origins = [sample.origin for sample in samples]
-    return _batch(rows, pixels, num_tiles, keys, origins, config)
+    return _batch(rows, len(made), pixels, num_tiles, keys, origins, config)
 
 
 def collate_pack(pack: Pack, config: RowConfig) -> Batch:
@@ -43,7 +43,7 @@ def collate_pack(pack: Pack, config: RowConfig) -> Batch:
         ImageError: images differ in size or type.
     """
     batch = _batch(
-        [pack.row], list(pack.pixels), pack.num_tiles, list(pack.keys), list(pack.origins), config
+        pack.row, 1, list(pack.pixels), pack.num_tiles, list(pack.keys), list(pack.origins), config
     )
     true, padded = torch.from_numpy(pack.cu_seqlens), torch.from_numpy(pack.cu_seqlens_padded)
     batch["packed_seq_params"] = PackedSeqParams(
@@ -58,20 +58,25 @@ def collate_pack(pack: Pack, config: RowConfig) -> Batch:
 
 
 def _batch(
-    rows: Sequence[Row],
+    rows: Row,
+    count: int,
     pixels: Sequence[Tensor],
     num_tiles: Ints,
     keys: list[str],
     origins: list[str],
     config: RowConfig,
 ) -> Batch:
-    labels = torch.from_numpy(np.stack([row.labels for row in rows]))
+    """The batch of so many rows of one length, which lie one after the other."""
+    tokens, labels, position_ids, attention_mask = (
+        torch.from_numpy(values).view(count, -1)
+        for values in (rows.tokens, rows.labels, rows.position_ids, rows.attention_mask)
+    )
     return {
-        "tokens": torch.from_numpy(np.stack([row.tokens for row in rows])),
+        "tokens": tokens,
         "labels": labels,
         "loss_mask": (labels != config.ignore_index).to(torch.float32),
-        "position_ids": torch.from_numpy(np.stack([row.position_ids for row in rows])),
-        "attention_mask": torch.from_numpy(np.stack([row.attention_mask for row in rows])),
+        "position_ids": position_ids,
+        "attention_mask": attention_mask,
         "media": _media(pixels, keys, config),
         "num_media_tiles": torch.from_numpy(num_tiles.astype(np.int64)),
         "__keys__": keys,

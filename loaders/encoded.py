@@ -135,7 +135,7 @@ def check_images(sample: EncodedSample, config: RowConfig) -> None:
         RecordError: another number of slots than of images.
         ImageError: tiles are missing or too many.
     """
-    slots = int((sample.tokens == config.image_token_id).sum())
+    slots = np.count_nonzero(sample.tokens == config.image_token_id)
     if slots != len(sample.num_tiles):
         raise RecordError(
             f"sample {sample.key}: its tokens have {slots} image slots, and it has "
