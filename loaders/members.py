@@ -107,8 +107,8 @@ def _messages(key: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(messages, list) or not messages:
         raise _fault(key, "has no 'conversations'")
     for number, turn in enumerate(messages):
-        texts = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
-        if not all(isinstance(text, str) for text in texts):
+        is_turn = isinstance(turn, dict) and isinstance(turn.get("from"), str)
+        if not is_turn or not isinstance(turn.get("value"), str):
             raise _fault(key, f"has a turn {number} without 'from' and 'value' texts")
     return messages
 
