@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..errors import ConfigError
+from ..errors import ConfigError, RecordError
 from ..loaders.format import SourceEntry
 from .choose import choose, chooses
 from .engines.job import Job
@@ -132,6 +134,21 @@ def _plan(
             keep=keep,
             progress=lambda records: watch.update(records, 0, 0),
         )
+        if plan.images and journal.is_replacing() and not any(map(images.size, _paths(source))):
+            # Their place is likely a wrong one, and all records would be rejected.
+            raise ConfigError(
+                f"{job.out}: not one of the {plan.images:,} images of {source.name} is in "
+                f"{images.root}; the dataset that is there stays: correct --images, or give "
+                "another --out"
+            )
         plan = replace(plan, chosen=chosen)
         journal.save_plan(plan, inputs)
     return plan
+
+
+def _paths(source: Source) -> Iterator[str]:
+    """Of all images, one after the other."""
+    read = source.reader()
+    for offset, length in source.spans():
+        with suppress(RecordError):
+            yield from read(source.data[offset : offset + length]).record.images

@@ -384,6 +384,18 @@ def test_overwrite_keeps_what_is_there_until_its_successor_is_planned(
     assert files_of(out) == before
 
 
+def test_overwrite_replaces_nothing_by_a_dataset_without_any_image(tmp_path: Path) -> None:
+    out = convert_in(tmp_path, MIXED).out
+    before = files_of(out)
+    (tmp_path / "empty").mkdir()
+    given = tmp_path / "source.json", tmp_path / "empty"
+    with pytest.raises(ConfigError, match=r"not one of the \d images .* is in .*empty; .* stays"):
+        convert(*given, out, ConvertOptions(overwrite=True))
+    assert files_of(out) == before
+    # A new folder loses nothing: there the report says what is missing.
+    assert convert(*given, tmp_path / "other").rejected
+
+
 def test_an_overwrite_that_is_stopped_while_it_plans_has_touched_nothing(tmp_path: Path) -> None:
     out = convert_in(tmp_path, MIXED).out
     before = files_of(out)
