@@ -19,7 +19,7 @@ from .tar import BLOCK_BYTES, archive_end, write_header
 
 # A disk that is written past the cache wants much at once, memory has pages of 2 MiB, and each time
 # that a buffer goes to the other thread and back costs what an image does.
-BUFFER_BYTES = 8 << 20
+BUFFER_BYTES = 16 << 20
 _PAGE_BYTES = 4096
 """Of such writes: they begin and end at multiples of it, in memory and in the file."""
 _HAS_LARGE_PAGES = hasattr(mmap, "MADV_HUGEPAGE")
