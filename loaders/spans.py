@@ -159,7 +159,9 @@ def _window_lengths(
     """Lengths of the whole records in a window, or [] where the fast way finds no proof."""
     stop = min(at + size, len(data))
     tail = max(at, stop - max(size // 16, _LEAST_TAIL_BYTES))
-    ends = [match.start() + 1 for match in cut.finditer(data, tail, stop)] if cut else []
+    # A copy: what Ctrl-C interrupts here would hold the mapped file, which then cannot be closed.
+    window = data[tail:stop]
+    ends = [tail + match.start() + 1 for match in cut.finditer(window)] if cut else []
     for end in reversed(ends[-3:]):
         try:
             records = _split(b"".join((b"[", memoryview(data)[at:end], b"]")))

@@ -191,3 +191,22 @@ def test_byte_of_a_break_is_named_wherever_it_is_among_many_records(file: Path) 
         for window in (64, 5000, spans_module.WINDOW_BYTES):
             with pytest.raises(RecordError, match=f"byte {content.index(b';')}: record {number} "):
                 spans_of(file, content, window)
+
+
+def test_a_source_whose_reading_is_interrupted_can_be_closed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the traceback would hold the mapped file, and closing it would hide the Ctrl-C."""
+
+    class Interrupted:
+        def finditer(self, text: Any, *place: int) -> Any:
+            held = memoryview(text)
+            raise KeyboardInterrupt(len(held))
+
+    file.write_text(json.dumps([record("a"), record("b")]))
+    source = open_source(file)
+    monkeypatch.setattr(re, "compile", lambda *_: Interrupted())
+    with pytest.raises(KeyboardInterrupt) as raised:
+        list(source.spans())
+    source.data.close()
+    assert raised.value.args[0] > 0
