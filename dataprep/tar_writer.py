@@ -17,8 +17,8 @@ import xxhash
 from .files import open_alone, pass_cache_by, publish, reserve, temporary, told, write_all
 from .tar import BLOCK_BYTES, archive_end, write_header
 
-# A disk that is written past the cache wants much at once, memory has pages of 2 MiB, and each time
-# that a buffer goes to the other thread and back costs what an image does.
+# A disk that is written past the cache wants much at once, memory has pages of 2 MiB, and larger
+# buffers change hands more rarely: 16 MiB took a twelfth less CPU than 8, and 32 and 64 no less.
 BUFFER_BYTES = 16 << 20
 _PAGE_BYTES = 4096
 """Of such writes: they begin and end at multiples of it, in memory and in the file."""
